@@ -1,0 +1,65 @@
+# Every target sets up what it needs first; the second time that takes no time.
+#   make setup    .venv with the pinned versions of constraints.txt
+#   make demo     synthetic videos -> features -> an answer      (VIDEO=path: your own file too)
+#   make test     the test suite                                 (ARGS="-k name": a part of it)
+#   make lint     ruff and mypy
+#   make pins     write constraints.txt anew from .venv
+#   make clean    remove caches and the demo's output            (rm -rf .venv: the environment)
+# PYTHON=/path/to/python chooses the interpreter that .venv is made with (3.11 or newer).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint pins clean
+
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTHON ?=
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+# The commands are tried, not only looked up: a pyenv shim exists for versions that are switched off.
+$(READY): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	        if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$${found:-}" ]; then \
+	        echo "error: no Python >= 3.11 with the venv module (tried: $(or $(PYTHON),python3.11 python3.12 python3.13 python3))." >&2; \
+	        echo "       Install one (Debian: apt install python3.11-venv) or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "== .venv from $$("$$found" --version) =="; \
+	    "$$found" -m venv --clear .venv; \
+	fi
+	@echo "== installing the pinned packages into .venv (minutes the first time) =="
+	@# torch alone and first, by its exact version: resolved among the rest, pip may fetch several gigabyte-sized builds of it.
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[data,train,serve,dev]'
+	@touch $(READY)
+	@echo "== ready: source .venv/bin/activate, then longvu --help =="
+
+demo: $(READY)
+	@$(BIN)/python -m jobs.demo $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+# NVIDIA's libraries and triton come with CUDA builds of torch, which pin them; the gpu extra is pinned by hand.
+pins: $(READY)
+	@{ sed -n '/^#/p' constraints.txt; \
+	   { $(PIP) freeze --all --exclude-editable --exclude pip --exclude longvu-ray | sed 's/+[a-z0-9.]*$$//' | grep -Ev '^(nvidia-|triton|cuda-)'; \
+	     grep -E '^(bitsandbytes|flash-attn)==' constraints.txt; } | sort -fu; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+clean:
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find longvu_model pipelines jobs tests -name __pycache__ -prune -exec rm -rf {} +

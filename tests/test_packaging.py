@@ -1,0 +1,97 @@
+"""What pyproject.toml, constraints.txt and the installed environment promise each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# What `make setup` installs; `gpu` needs a GPU machine.
+INSTALLED_EXTRAS = ("data", "train", "serve", "dev")
+
+
+def pins() -> dict[str, Version]:
+    """constraints.txt as {canonical name: version}; every line must be one exact pin."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    requirements = [Requirement(line) for line in lines if line]
+    for requirement in requirements:
+        assert re.fullmatch(r"==[^*]+", str(requirement.specifier)), f"not an exact pin: {requirement}"
+    return {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in requirements}
+
+
+def needed(requirements: list[str]) -> set[str]:
+    """Canonical names that `requirements` install here, all the way down, from installed metadata."""
+    seen: set[tuple[str, frozenset[str]]] = set()
+    pending = [Requirement(r) for r in requirements]
+    while pending:
+        requirement = pending.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        if name == "longvu-ray":
+            children = [child for extra in extras for child in EXTRAS[extra]]
+            pending.extend(Requirement(child) for child in children)
+            continue
+        for text in distribution(name).requires or []:
+            child = Requirement(text)
+            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+                pending.append(Requirement(text.split(";")[0]))
+    return {name for name, _ in seen} - {"longvu-ray"}
+
+
+def project_requirements() -> list[str]:
+    return [*PROJECT["dependencies"], f"longvu-ray[{','.join(INSTALLED_EXTRAS)}]"]
+
+
+def test_constraints_pin_everything_that_setup_installs() -> None:
+    missing = needed(project_requirements()) - pins().keys()
+    assert not missing, f"no pin in constraints.txt: {sorted(missing)}"
+
+
+def test_constraints_pin_nothing_else() -> None:
+    """A pin that nothing needs is a dependency that somebody removed and forgot."""
+    gpu = {canonicalize_name(Requirement(text).name) for text in EXTRAS["gpu"]}
+    # CUDA builds of torch bring these in exact versions of torch's own.
+    surplus = pins().keys() - needed(project_requirements()) - gpu
+    assert not surplus, f"pinned, yet needed by nothing: {sorted(surplus)}"
+
+
+def test_installed_versions_are_the_pinned_ones() -> None:
+    """A local build tag (2.13.0+cpu) is the same release."""
+    wrong = {}
+    for name, version in pins().items():
+        try:
+            installed = Version(distribution(name).version)
+        except PackageNotFoundError:
+            continue
+        if installed.public != version.public:
+            wrong[name] = f"{installed} installed, {version} pinned"
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("text", [r for extra in EXTRAS.values() for r in extra] + PROJECT["dependencies"])
+def test_pins_satisfy_the_declared_ranges(text: str) -> None:
+    requirement = Requirement(text)
+    if canonicalize_name(requirement.name) == "longvu-ray":
+        assert set(requirement.extras) <= EXTRAS.keys()
+        return
+    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("target", PROJECT["scripts"].values())
+def test_console_scripts_exist(target: str) -> None:
+    module, function = target.split(":")
+    assert callable(getattr(import_module(module), function))
