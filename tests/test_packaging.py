@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,59 @@ def test_pins_satisfy_the_declared_ranges(text: str) -> None:
 def test_console_scripts_exist(target: str) -> None:
     module, function = target.split(":")
     assert callable(getattr(import_module(module), function))
+
+
+ONLY_THESE = """
+import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+class Only:
+    '''Finds the standard library, the allowed packages and nothing else, as if nothing else were installed.'''
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        top = name.partition(".")[0]
+        return PathFinder.find_spec(name, path, target) if top in ALLOWED or top in sys.stdlib_module_names else None
+
+ALLOWED = set(sys.argv[1].split(","))
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Only]
+exec(sys.argv[2])
+"""
+
+
+def run_with_only(requirements: list[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a process that can import the project, `requirements` with what they need, and no more."""
+    distributions = needed(requirements)
+    modules = {
+        module
+        for module, owners in packages_distributions().items()
+        if distributions & {canonicalize_name(owner) for owner in owners}
+    }
+    allowed = ",".join(modules | {"longvu_model", "pipelines", "jobs"})
+    command = [sys.executable, "-c", ONLY_THESE, allowed, code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_isolation_isolates() -> None:
+    """Guards the test below: in that process Pillow and Ray are not to be had, and NumPy is."""
+    for name, status in (("PIL", 1), ("ray", 1), ("numpy", 0)):
+        assert run_with_only(["torch", "transformers", "av"], f"import {name}").returncode == status
+
+
+def test_the_model_imports_where_only_torch_transformers_and_av_are_installed() -> None:
+    done = run_with_only(["torch", "transformers", "av"], "import longvu_model; longvu_model.LongVUConfig")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_model_runs_on_the_core_dependencies_alone() -> None:
+    """Without the extras: no Ray, no MLflow, no decord."""
+    code = "import longvu_model as m; import longvu_model.video; m.LongVUForConditionalGeneration; m.LongVUProcessor"
+    done = run_with_only(PROJECT["dependencies"], code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_starts_without_loading_the_heavy_packages() -> None:
+    """`longvu --help` answers at once because each command imports what it needs when it runs."""
+    code = "import sys, jobs.cli; jobs.cli.build_parser().format_help(); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "ray", "transformers", "mlflow", "numpy", "pydantic"} & set(done.stdout.split())
