@@ -1,0 +1,359 @@
+"""LongVU: two towers, frame selection, aggregator, compression and a language model, joined.
+
+Read ``LongVUModel.see`` for the whole visual path in order. What each step computes is in its own file.
+
+Media enter as pixels of both towers or as tower features (from the feature store); see :class:`Media`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from longvu_model import assembly, frame_selection
+from longvu_model.aggregator import Aggregator, AggregatorLayer, KeyValue
+from longvu_model.assembly import MergedInputs, TextLayout
+from longvu_model.compression import CellPlan, FrameTokens, VisualTokens, compress, plan_cells
+from longvu_model.config import LongVUConfig
+from longvu_model.regimes import MediaShape, Regime, choose_regime, media_shape, needs_reduction
+from longvu_model.towers import DinoTower, SiglipTower, Towers
+
+
+@dataclass(frozen=True)
+class Media:
+    """The images and videos of a batch, back to back in the order of their slots.
+
+    Pixels or features, for each tower; SigLIP features may cover only the frames that will be kept.
+    """
+
+    frame_counts: Tensor
+    """int64 (V,), frames per medium, 1 for an image."""
+    image_sizes: Tensor
+    """int64 (V, 2), true (height, width) in pixels."""
+    is_video: Tensor
+    """bool (V,)."""
+    pixel_values_siglip: Tensor | None = None
+    """(F, 3, side, side)."""
+    pixel_values_dino: Tensor | None = None
+    """(F, 3, side, side)."""
+    siglip_features: Tensor | None = None
+    """(F or kept frames, G*G, width)."""
+    dino_features: Tensor | None = None
+    """(F, G*G, width)."""
+    frame_times: Tensor | None = None
+    """int64 (F,), index of each frame among its medium's sampled frames, when some were left out beforehand."""
+    preselected: bool = False
+    """Whether temporal reduction is already done, so that every frame given is kept."""
+
+
+@dataclass(frozen=True)
+class EncodedMedia:
+    """Kept frames after towers and aggregator: all that is expensive, and independent of the question's wording.
+
+    It can be reused for every question for which :func:`choose_regime` gives the same regime.
+    """
+
+    shape: MediaShape
+    regime: Regime
+    plan: CellPlan
+    groups_ND: list[Tensor]
+    """Aggregator output per query group, (wanted cells, D)."""
+    kept_frames_F: Tensor
+    """int64, packed index of every kept frame among all frames given, on the CPU."""
+    kept_counts_V: Tensor
+    times_F: Tensor
+    """int64, index of every kept frame among its medium's sampled frames (0 for an image), on the CPU."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the model made of its inputs: the merged batch and how the visual tokens came about."""
+
+    merged: MergedInputs
+    media: EncodedMedia
+    visual: VisualTokens
+
+
+class LongVUPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and what the library needs to know of the architecture."""
+
+    config_class = LongVUConfig
+    config: LongVUConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VisionBlock", "AggregatorLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = "past_key_values"
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.text_config.initializer_range
+        if isinstance(module, KeyValue):
+            for weight in (module.key_weight, module.value_weight):
+                init.xavier_uniform_(weight)
+            for weight in (module.key_norm_weight, module.value_norm_weight):
+                init.ones_(weight)
+            for bias in (module.key_norm_bias, module.value_norm_bias):
+                init.zeros_(bias)
+            if module.pos_embed is not None:
+                init.normal_(module.pos_embed)  # N(0, 1), as when the video stage introduces it
+        elif isinstance(module, AggregatorLayer):
+            init.xavier_uniform_(module.proj_in)
+        elif isinstance(module, Aggregator):
+            init.normal_(module.queries, std=module.queries.shape[1] ** -0.5)
+        elif isinstance(module, FrameTokens):
+            init.normal_(module.newline, std=len(module.newline) ** -0.5)
+        elif isinstance(module, SiglipTower | DinoTower):
+            init.normal_(module.position, std=std)
+            if isinstance(module, DinoTower):
+                init.normal_(module.class_token, std=std)
+
+
+class LongVUModel(LongVUPreTrainedModel):
+    """Everything but the language model head."""
+
+    def __init__(self, config: LongVUConfig):
+        super().__init__(config)
+        self.towers = Towers(config)
+        self.towers.requires_grad_(False)  # frozen in the published recipe; unfreeze with requires_grad_(True)
+        self.aggregator = Aggregator(config)
+        self.frame_tokens = FrameTokens(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text embeddings (n, C) of ids (n,) from any device."""
+        table = self.get_input_embeddings()
+        return table(ids.to(table.weight.device))
+
+    def encode(self, media: Media, row_V: Tensor, layout: TextLayout) -> EncodedMedia:
+        """Towers, temporal reduction, regime and aggregator."""
+        shape = media_shape(self.config, row_V, media.is_video.cpu(), media.frame_counts.cpu(), media.image_sizes.cpu())
+        dino_FTD = self._tower_features(self.towers.dino, media.pixel_values_dino, media.dino_features, "dino")
+        if len(dino_FTD) != int(shape.frame_counts_V.sum()):
+            raise ValueError(f"{len(dino_FTD)} DINOv2 frames for frame_counts={shape.frame_counts_V.tolist()}")
+        medium_F = torch.repeat_interleave(torch.arange(len(row_V)), shape.frame_counts_V)
+
+        keep_F = torch.ones(len(medium_F), dtype=torch.bool)
+        reduce_V = needs_reduction(self.config, shape, layout.budget_length_B)
+        if bool(reduce_V.any()) and not media.preselected:
+            similarity_F = frame_selection.window_similarity(dino_FTD, shape.frame_counts_V)
+            below_F = frame_selection.keep_frames(similarity_F, self.config.dino_threshold, shape.frame_counts_V)
+            keep_F = below_F.cpu() | ~reduce_V[medium_F]
+        kept_F = keep_F.nonzero()[:, 0]
+        kept_counts_V = torch.bincount(medium_F[kept_F], minlength=len(row_V))
+        if not bool(keep_F.all()):
+            dino_FTD = dino_FTD[kept_F.to(dino_FTD.device)]
+        siglip_FTD = self._siglip_features(media, keep_F)
+
+        regime = choose_regime(self.config, shape, kept_counts_V, layout.budget_length_B, layout.num_text_B)
+        plan = plan_cells(self.config, shape, regime, kept_counts_V)
+        device = dino_FTD.device
+        cells = [
+            (frame.to(device), window.to(device), None if mask is None else mask.to(device))
+            for frame, window, mask in plan.cells
+        ]
+        groups_ND = self.aggregator(siglip_FTD, dino_FTD, cells)
+        if media.frame_times is None:
+            times_F = kept_F - (shape.frame_counts_V.cumsum(0) - shape.frame_counts_V)[medium_F[kept_F]]
+        else:
+            times_F = media.frame_times.cpu()[kept_F]
+        return EncodedMedia(shape, regime, plan, groups_ND, kept_F, kept_counts_V, times_F)
+
+    def see(
+        self,
+        input_ids: Tensor,
+        media: Media,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        generating: bool = False,
+    ) -> Sight:
+        """The visual path: ids with slots and media -> embeddings of the merged sequence.
+
+        Args:
+            input_ids: int64 (B, T), ``IMAGE_TOKEN_INDEX`` where a medium goes.
+            generating: rows will be continued, so corrected semantics pad on the left.
+
+        Raises:
+            ValueError: media and slots, or frames and their counts, do not match.
+        """
+        rules = self.config.rules
+        layout = assembly.read_text(self.config, input_ids, attention_mask)
+        row_V, slot_V = assembly.rows_of_media(layout, len(media.frame_counts), rules)
+        encoded = self.encode(media, row_V, layout)
+        question_BC = assembly.mean_question(layout, self.embed, labels, rules)
+        visual = compress(
+            self.frame_tokens,
+            encoded.groups_ND,
+            encoded.plan,
+            encoded.shape,
+            encoded.regime,
+            encoded.kept_counts_V,
+            encoded.times_F,
+            question_BC[row_V.to(question_BC.device)],
+        )
+        merged = assembly.merge(
+            self.config,
+            layout,
+            self.embed,
+            visual.embeds_LC,
+            visual.counts_V,
+            row_V,
+            slot_V,
+            labels=labels,
+            with_mask=attention_mask is not None or not rules.outputs_follow_inputs,
+            with_positions=position_ids is not None,
+            pad_left=self.config.padding_side == "left" or (generating and not rules.outputs_follow_inputs),
+        )
+        return Sight(merged, encoded, visual)
+
+    def _tower_features(self, tower: nn.Module, pixels: Tensor | None, features: Tensor | None, name: str) -> Tensor:
+        dtype = self.frame_tokens.newline.dtype
+        if features is not None:
+            return features.to(self.frame_tokens.newline.device, dtype)
+        if pixels is None:
+            raise ValueError(f"no {name} input: give pixel_values_{name} or {name}_features")
+        trained = any(parameter.requires_grad for parameter in tower.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return tower(pixels).to(dtype)
+
+    def _siglip_features(self, media: Media, keep_F: Tensor) -> Tensor:
+        """SigLIP sees only the frames that are kept."""
+        pixels, features = media.pixel_values_siglip, media.siglip_features
+        if not bool(keep_F.all()):
+            kept_F = keep_F.nonzero()[:, 0]
+            if pixels is not None:
+                pixels = pixels[kept_F.to(pixels.device)]
+            if features is not None and len(features) != len(kept_F):
+                features = features[kept_F.to(features.device)]
+        return self._tower_features(self.towers.siglip, pixels, features, "siglip")
+
+    def forward(self, inputs_embeds: Tensor | None = None, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """The language model on embeddings (or plain text ids); see :meth:`see` for media."""
+        return self.language_model(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+
+class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
+    """LongVU with its language model head; answers questions about images and videos."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: LongVUConfig):
+        super().__init__(config)
+        self.model = LongVUModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        frame_counts: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        is_video: Tensor | None = None,
+        pixel_values_siglip: Tensor | None = None,
+        pixel_values_dino: Tensor | None = None,
+        siglip_features: Tensor | None = None,
+        dino_features: Tensor | None = None,
+        frame_times: Tensor | None = None,
+        preselected: bool = False,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (float32), and the loss where labels are given.
+
+        Args:
+            input_ids: int64 (B, T), ``IMAGE_TOKEN_INDEX`` (-200) where a medium goes.
+            attention_mask: (B, T), true for real tokens.
+            labels: int64 (B, T), -100 where nothing is learned.
+            frame_counts, image_sizes, is_video and the tensors after them: the media, see :class:`Media`.
+
+        Returns:
+            ``logits`` are those of the merged sequence, which is longer than ``input_ids``.
+        """
+        if frame_counts is not None and inputs_embeds is None:
+            media = Media(
+                frame_counts,
+                image_sizes,
+                is_video,
+                pixel_values_siglip,
+                pixel_values_dino,
+                siglip_features,
+                dino_features,
+                frame_times,
+                preselected,
+            )
+            merged = self.model.see(input_ids, media, attention_mask, position_ids, labels).merged
+            input_ids, inputs_embeds = None, merged.inputs_embeds
+            attention_mask, position_ids, labels = merged.attention_mask, merged.position_ids, merged.labels
+        outputs = self.model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept]).float()
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """Continues each row; the ids returned are the new ones only, as when generating from embeddings.
+
+        Takes the inputs of :meth:`forward` and everything ``GenerationMixin.generate`` takes.
+        """
+        if input_ids is None:
+            return super().generate(**kwargs)
+        media = {name: kwargs.pop(name) for name in Media.__dataclass_fields__ if name in kwargs}
+        if media:
+            merged = self.model.see(
+                input_ids, Media(**media), kwargs.pop("attention_mask", None), generating=True
+            ).merged
+            inputs_embeds, mask = merged.inputs_embeds, merged.attention_mask
+        else:
+            inputs_embeds, mask = self.get_input_embeddings()(input_ids), kwargs.pop("attention_mask", None)
+        if mask is not None:
+            kwargs["attention_mask"] = mask.long()
+        return super().generate(inputs_embeds=inputs_embeds, **kwargs)

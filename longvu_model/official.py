@@ -1,0 +1,350 @@
+"""Published LongVU checkpoints: reading and writing their layout (SEMANTICS sections 1, 3, 18).
+
+A published checkpoint is a folder with ``config.json`` (``model_type`` cambrian_qwen or cambrian_llama) and the
+language model and connector in sharded ``.safetensors`` or ``.bin`` files. The towers are separate checkpoints of the
+``transformers`` library; they are looked for in ``siglip`` and ``dinov2`` below the folder, else fetched from the hub.
+
+Whatever is missing, surplus or misshapen is an error that names the tensors; nothing is skipped quietly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Dinov2Config, LlamaConfig, Qwen2Config, SiglipVisionConfig
+
+from longvu_model import checkpoint_names as names
+from longvu_model.config import LongVUConfig
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.semantics import PUBLISHED
+
+SIGLIP_HUB_ID = "google/siglip-so400m-patch14-384"
+DINO_HUB_ID = "facebook/dinov2-giant"
+
+_TEXT_CONFIGS = {"cambrian_qwen": Qwen2Config, "cambrian_llama": LlamaConfig}
+_LISTED_NAMES = 8
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not fit the model; the message names the tensors or the field."""
+
+
+def is_published(folder: str | Path) -> bool:
+    """Whether a local folder holds a checkpoint in the published layout."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") in _TEXT_CONFIGS
+
+
+def load(
+    source: str | Path,
+    *,
+    siglip: str | Path | None = None,
+    dino: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> LongVUForConditionalGeneration:
+    """Loads a published checkpoint under published semantics.
+
+    Args:
+        source: folder or hub id.
+        siglip, dino: folder or hub id of each tower.
+        overrides: fields of the published ``config.json`` to change first, e.g. ``{"drop_threshold": 0.65}``.
+        kwargs: passed to ``from_pretrained`` (``dtype``, ``device_map``, ``quantization_config`` ...).
+
+    Raises:
+        CheckpointError: the configuration is not supported, or tensors are missing, surplus or misshapen.
+        FileNotFoundError: a folder or its files do not exist.
+    """
+    folder = _folder(source)
+    published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
+    siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
+    dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
+    config = config_from_published(published, _tower_config(siglip_folder), _tower_config(dino_folder))
+    state = {
+        **read_state(folder, names.MODEL_NAMES, names.MODEL_UNUSED),
+        **read_state(siglip_folder, names.SIGLIP_NAMES, names.SIGLIP_UNUSED, target="model.towers.siglip."),
+        **read_state(dino_folder, names.DINO_NAMES, names.DINO_UNUSED, "dinov2.", "model.towers.dino."),
+    }
+    check_state(config, state, source)
+    kwargs.setdefault("dtype", "auto")
+    return LongVUForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
+
+
+def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_size: str = "5GB") -> None:
+    """Writes a model in the published layout, its towers in the library's layout below it.
+
+    The unused parts of the towers (SigLIP's pooling head, DINOv2's mask token) are not part of a LongVU model and are
+    not written.
+    """
+    folder = Path(folder)
+    config = model.config
+    state = model.state_dict()
+    _write(folder, config_to_published(config), _published_state(state, "", names.MODEL_NAMES), max_shard_size)
+    siglip = {**config.siglip_config.to_dict(), "vision_use_head": False}
+    _write(
+        folder / "siglip",
+        siglip,
+        _published_state(state, "model.towers.siglip.", names.SIGLIP_NAMES),
+        max_shard_size,
+    )
+    dino = config.dino_config.to_dict()
+    _write(
+        folder / "dinov2", dino, _published_state(state, "model.towers.dino.", names.DINO_NAMES), max_shard_size
+    )
+
+
+def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) -> LongVUConfig:
+    """Our configuration for a published ``config.json`` and the library configurations of the two towers.
+
+    Raises:
+        CheckpointError: a field is missing or has a value that no published model uses.
+    """
+    kind = published.get("model_type")
+    if kind not in _TEXT_CONFIGS:
+        raise CheckpointError(f"model_type={kind!r} is not a published LongVU model; expected {list(_TEXT_CONFIGS)}")
+    for field, expected in (("mm_projector_type", "sva"), ("connector_only", True)):
+        if published.get(field) != expected:
+            raise CheckpointError(f"{field}={published.get(field)!r}: only {expected!r} is supported")
+    if published.get("mm_vision_select_feature", "patch") != "patch" or published.get("mm_use_im_start_end", False):
+        raise CheckpointError("only mm_vision_select_feature='patch' and mm_use_im_start_end=false are supported")
+    try:
+        token_counts = published["mm_vision_tower_aux_token_len_list"]
+        query_counts = published["query_num_list"]
+        full_tokens = published["image_token_len"]
+        vision_width, depth = published["vision_hidden_size"], published["connector_depth"]
+    except KeyError as error:
+        raise CheckpointError(f"config.json lacks {error.args[0]!r}, which a published LongVU model needs") from None
+    if len(set(token_counts)) != 1:
+        raise CheckpointError(f"mm_vision_tower_aux_token_len_list={token_counts}: towers must share one grid")
+    config_class = _TEXT_CONFIGS[kind]
+    known = {field.name for field in fields(config_class)} | {"rope_theta", "rope_scaling"}
+    text = {key: value for key, value in published.items() if key in known and value is not None}
+    if kind == "cambrian_qwen":
+        text.pop("rope_scaling", None)  # forced to none by the release
+    drop_threshold = published.get("drop_threshold")
+    return LongVUConfig(
+        text_config=config_class(**text),
+        siglip_config=siglip,
+        dino_config=dino,
+        dino_image_size=_dino_image_size(published, dino),
+        token_grid=math.isqrt(token_counts[0]),
+        query_grids=[math.isqrt(count) for count in query_counts],
+        full_grid=math.isqrt(full_tokens),
+        low_grid=published.get("lowres_token", 8),
+        mixed_resolution=published.get("highres", False),
+        vision_hidden_size=vision_width,
+        connector_depth=depth,
+        frame_pos=published.get("frame_pos", False),
+        dino_threshold=published.get("dino_threshold", 0.83),
+        drop_threshold=PUBLISHED.default_drop_threshold if drop_threshold is None else drop_threshold,
+        max_sequence_length=published.get("tokenizer_model_max_length"),
+        answer_reserve=published.get("inference_max_length") or 16,
+        padding_side=published.get("tokenizer_padding_side", "right"),
+        semantics="published",
+    )
+
+
+def config_to_published(config: LongVUConfig) -> dict[str, Any]:
+    """The published ``config.json`` of a model; fields without effect on inference carry their released values."""
+    text = config.text_config.to_dict()
+    for key in ("model_type", "architectures", "dtype", "transformers_version", "rope_parameters", "layer_types"):
+        text.pop(key, None)
+    llama = config.text_config.model_type == "llama"
+    rope = config.text_config.rope_parameters
+    return {
+        **text,
+        "model_type": "cambrian_llama" if llama else "cambrian_qwen",
+        "architectures": ["CambrianLlamaForCausalLM" if llama else "CambrianQwenForCausalLM"],
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None,
+        "torch_dtype": str(config.dtype or torch.float32).removeprefix("torch."),
+        "mm_vision_tower_aux_list": [
+            f"siglip/CLIP-ViT-SO400M-{config.siglip_config.patch_size}-{config.siglip_config.image_size}",
+            f"facebook/dinov2-giant-res{config.dino_image_size}",
+        ],
+        "mm_vision_tower_aux_token_len_list": [config.token_grid**2] * 2,
+        "vision_tower_aux_token_len_list": [config.token_grid**2] * 2,
+        "mm_projector_type": "sva",
+        "vision_hidden_size": config.vision_hidden_size,
+        "num_query_group": len(config.query_grids),
+        "query_num_list": [grid**2 for grid in config.query_grids],
+        "image_token_len": config.full_grid**2,
+        "connector_only": True,
+        "connector_depth": config.connector_depth,
+        "num_of_vision_sampler_layers": 10,
+        "start_of_vision_sampler_layers": 0,
+        "stride_of_vision_sampler_layers": 3,
+        "highres": config.mixed_resolution,
+        "lowres_token": config.low_grid,
+        "frame_pos": config.frame_pos,
+        "dino_threshold": config.dino_threshold,
+        "drop_threshold": config.drop_threshold,
+        "tokenizer_model_max_length": config.max_sequence_length,
+        "inference_max_length": config.answer_reserve,
+        "tokenizer_padding_side": config.padding_side,
+        "image_aspect_ratio": "pad",
+        "image_position": 91,
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "is_image_newline": True,
+        "is_st_sampler": False,
+        "highres_connect": False,
+        "connect_layer": 2,
+        "unfreeze_mm_vision_tower": False,
+        "tune_mm_mlp_adapter": False,
+        "freeze_mm_mlp_adapter": False,
+        "use_mm_proj": True,
+    }
+
+
+def read_state(
+    folder: Path, pairs: Sequence[names.NamePair], unused: Iterable[str], prefix: str = "", target: str = ""
+) -> dict[str, Tensor]:
+    """Tensors of a checkpoint folder under our names.
+
+    Args:
+        unused: patterns of names that are known and left out.
+        prefix: removed from names that carry it (towers saved inside a larger model).
+        target: put in front of our names.
+
+    Raises:
+        CheckpointError: the folder holds names that are not known.
+    """
+    state, surplus = {}, []
+    for file_name, tensor in _tensors(folder):
+        name = file_name.removeprefix(prefix)
+        ours = names.rename(name, pairs)
+        if ours is not None:
+            state[target + ours] = tensor
+        elif not any(re.fullmatch(pattern, name) for pattern in unused):
+            surplus.append(file_name)
+    if surplus:
+        raise CheckpointError(f"{folder}: {_listed('unknown tensors', surplus)}")
+    return state
+
+
+def check_state(config: LongVUConfig, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compares names and shapes with those of the model.
+
+    Raises:
+        CheckpointError: naming every kind of difference, under published names.
+    """
+    with torch.device("meta"):
+        expected = LongVUForConditionalGeneration(config).state_dict()
+    missing = [name for name in expected if name not in state]
+    if config.tie_word_embeddings:
+        missing = [name for name in missing if name != "lm_head.weight"]
+    surplus = [name for name in state if name not in expected]
+    misshapen = [
+        f"{_published_name(name)} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        _listed(kind, listed)
+        for kind, listed in (
+            ("missing tensors", [_published_name(name) for name in missing]),
+            ("surplus tensors", [_published_name(name) for name in surplus]),
+            ("misshapen tensors", misshapen),
+        )
+        if listed
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit its configuration: " + "; ".join(problems))
+
+
+def _published_name(name: str) -> str:
+    for prefix, pairs in (("model.towers.siglip.", names.SIGLIP_NAMES), ("model.towers.dino.", names.DINO_NAMES)):
+        if name.startswith(prefix):
+            return f"{prefix}{names.rename(name.removeprefix(prefix), pairs, to_published=True)}"
+    return names.rename(name, names.MODEL_NAMES, to_published=True) or name
+
+
+def _listed(kind: str, listed: Sequence[str]) -> str:
+    more = f" and {len(listed) - _LISTED_NAMES} more" if len(listed) > _LISTED_NAMES else ""
+    return f"{len(listed)} {kind}: " + ", ".join(listed[:_LISTED_NAMES]) + more
+
+
+def _folder(source: str | Path) -> Path:
+    """A local folder as it is; otherwise the hub's snapshot of that id."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(source).count("/") != 1:
+        raise FileNotFoundError(f"no checkpoint folder at {source}")
+    return Path(snapshot_download(str(source)))
+
+
+def _tower_folder(given: str | Path | None, beside: Path, hub_id: str) -> Path:
+    if given is not None:
+        return _folder(given)
+    return beside if beside.is_dir() else _folder(hub_id)
+
+
+def _tower_config(folder: Path) -> SiglipVisionConfig | Dinov2Config:
+    config = json.loads((folder / "config.json").read_text())
+    config = config.get("vision_config", config)
+    classes = {"siglip_vision_model": SiglipVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config}
+    kind = config.get("model_type")
+    if kind not in classes:
+        raise CheckpointError(f"{folder}: model_type={kind!r} is not a tower; expected {sorted(classes)}")
+    return classes[kind](**{key: value for key, value in config.items() if key != "model_type"})
+
+
+def _dino_image_size(published: Mapping[str, Any], dino: Any) -> int:
+    """The input side is written into the tower's name ("...-res378"); without it, the size of the position table."""
+    match = re.search(r"-res(\d+)$", published["mm_vision_tower_aux_list"][1])
+    return int(match[1]) if match else dino.image_size
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        for path in files:
+            with safe_open(path, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a mapping
+                    yield name, handle.get_tensor(name)
+        return
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin files")
+    for path in files:
+        yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
+
+
+def _published_state(
+    state: Mapping[str, Tensor], prefix: str, pairs: Sequence[names.NamePair]
+) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith(prefix) and (prefix or not name.startswith("model.towers.")):
+            published = names.rename(name.removeprefix(prefix), pairs, to_published=True)
+            assert published is not None, f"no published name for {name}"
+            renamed[published] = tensor.detach().cpu().contiguous()
+    return renamed
+
+
+def _write(folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], max_shard_size: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for file_name, members in split.filename_to_tensors.items():
+        save_file({name: state[name].clone() for name in members}, folder / file_name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
