@@ -1,0 +1,210 @@
+"""Frames to pixel tensors of both towers, exactly as the release computes them (SEMANTICS section 2.2).
+
+Each frame is padded to a square in the tower's mean colour, resized by Pillow's antialiased bicubic filter, whose 8-bit
+rounding is part of the behaviour, and normalised. Pictures are media of one frame; videos are in
+:mod:`longvu_model.video_processing`.
+
+Shapes: T frames of one medium, F frames of all media, V media, H x W pixels, s the input side of a tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from longvu_model.media import Frames, Medium, check_frames, flatten, load_image
+
+MODEL_INPUT_NAMES = ["pixel_values_siglip", "pixel_values_dino", "frame_counts", "image_sizes", "is_video"]
+
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TowerPixels:
+    """What a tower is fed: input side in pixels, and mean and standard deviation per RGB channel in [0, 1]."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"tower input size {self.size}: must be at least 1 pixel")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
+            raise ValueError(f"mean {self.mean}, std {self.std}: give three numbers each, std above 0")
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour that frames are padded with."""
+        red, green, blue = (int(255 * value) for value in self.mean)
+        return red, green, blue
+
+    @property
+    def normalized(self) -> np.ndarray:
+        """Normalised value of each 8-bit value, float32 (3, 256): 1/255 in double precision, the rest in single."""
+        unit = (np.arange(256) * (1 / 255)).astype(np.float32)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return (unit - mean[:, None]) / std[:, None]
+
+
+def preprocess_frames(
+    frames: Frames,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    fill: Sequence[int] | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Pixel tensor of one tower.
+
+    Args:
+        frames: uint8 (T, H, W, 3) RGB, or pictures of one size (converted to RGB).
+        size: input side s of the tower.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        fill: colour of the padding, 0 to 255; by default the mean's, cut to integers, as published.
+        out: contiguous float32 (T, 3, s, s) on the CPU to write into.
+
+    Returns:
+        float32 (T, 3, s, s); ``out`` if given.
+
+    Raises:
+        ValueError: frames or output of another shape or dtype.
+    """
+    check_frames(frames)
+    tower = TowerPixels(size, tuple(mean), tuple(std))  # type: ignore[arg-type]
+    colour = tower.fill if fill is None else tuple(fill)
+    shape = (len(frames), 3, size, size)
+    if out is None:
+        out = torch.empty(shape)
+    elif tuple(out.shape) != shape or out.dtype != torch.float32 or not out.is_contiguous():
+        raise ValueError(f"out is {out.dtype} {tuple(out.shape)}: it must be contiguous torch.float32 {shape}")
+    pixels, table = out.numpy(), tower.normalized
+    for frame, target in zip(frames, pixels, strict=True):
+        picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        square = np.asarray(_padded_square(picture, size, colour))
+        for channel in range(3):
+            # 8-bit indices never leave the table; clip spares numpy the buffer it needs to check that.
+            np.take(table[channel], square[:, :, channel], out=target[channel], mode="clip")
+    return out
+
+
+def _padded_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
+    """``picture`` padded to a square, the smaller half at the top or left, and resized to ``size`` x ``size``.
+
+    Pillow resizes rows first and columns second, rounding to 8 bits between. Rows of padding stay what they are, so a
+    wide picture is resized in width before it is padded: the same bytes for about half the time.
+    """
+    width, height = picture.size
+    long = max(width, height)
+    if width > height:
+        picture = picture.resize((size, height), Image.Resampling.BICUBIC)
+    if width != height:
+        canvas = Image.new("RGB", (picture.width if width > height else long, long), fill)
+        canvas.paste(picture, ((long - width) // 2, (long - height) // 2))
+        picture = canvas
+    return picture.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def pixel_inputs(media: Sequence[tuple[Medium, TowerPixels, TowerPixels]]) -> dict[str, Tensor]:
+    """Model inputs of media in slot order, each with its SigLIP and DINOv2 preprocessing.
+
+    Returns:
+        ``pixel_values_siglip`` (F, 3, s, s), ``pixel_values_dino`` (F, 3, d, d) float32, ``frame_counts`` int64 (V,),
+        ``image_sizes`` int64 (V, 2) as (height, width), ``is_video`` bool (V,); empty without media.
+    """
+    if not media:
+        return {}
+    counts = [len(medium.frames) for medium, _, _ in media]
+    inputs: dict[str, Tensor] = {}
+    for position, name in ((1, "pixel_values_siglip"), (2, "pixel_values_dino")):
+        towers: list[TowerPixels] = [entry[position] for entry in media]  # type: ignore[misc]
+        pixels = torch.empty(sum(counts), 3, towers[0].size, towers[0].size)
+        for (medium, _, _), tower, out in zip(media, towers, pixels.split(counts), strict=True):
+            preprocess_frames(medium.frames, tower.size, tower.mean, tower.std, out=out)
+        inputs[name] = pixels
+    inputs["frame_counts"] = torch.tensor(counts)
+    inputs["image_sizes"] = torch.tensor([medium.size for medium, _, _ in media])
+    inputs["is_video"] = torch.tensor([medium.is_video for medium, _, _ in media])
+    return inputs
+
+
+class TowerPixelsKwargs(TypedDict, total=False):
+    """Fields of both processors that fix the pixels of the two towers."""
+
+    siglip_size: int
+    siglip_mean: tuple[float, float, float]
+    siglip_std: tuple[float, float, float]
+    dino_size: int
+    dino_mean: tuple[float, float, float]
+    dino_std: tuple[float, float, float]
+
+
+class LongVUImageProcessor(BaseImageProcessor):
+    """Pictures to model inputs; saved as ``preprocessor_config.json``. Defaults are the published towers'.
+
+    Args:
+        siglip_size: input side of the SigLIP tower in pixels.
+        siglip_mean: per RGB channel, in [0, 1].
+        siglip_std: per RGB channel.
+        dino_size: input side of the DINOv2 tower in pixels.
+        dino_mean: per RGB channel, in [0, 1].
+        dino_std: per RGB channel.
+        **kwargs: bookkeeping of the library.
+    """
+
+    valid_kwargs = TowerPixelsKwargs  # type: ignore[assignment]
+    model_input_names = MODEL_INPUT_NAMES
+
+    def __init__(
+        self,
+        siglip_size: int = 384,
+        siglip_mean: Sequence[float] = SIGLIP_MEAN,
+        siglip_std: Sequence[float] = SIGLIP_STD,
+        dino_size: int = 378,
+        dino_mean: Sequence[float] = IMAGENET_MEAN,
+        dino_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.siglip_size, self.siglip_mean, self.siglip_std = siglip_size, list(siglip_mean), list(siglip_std)
+        self.dino_size, self.dino_mean, self.dino_std = dino_size, list(dino_mean), list(dino_std)
+        tower_pixels(self)
+
+    def load(self, source: Any) -> Medium:
+        """One picture as a medium; see :func:`load_image` for what can be given."""
+        return Medium([load_image(source)], is_video=False)
+
+    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:  # type: ignore[override]
+        """Model inputs of one picture or a (nested) list of them, in order; see :func:`pixel_inputs`."""
+        check_call(return_tensors, kwargs)
+        media = [self.load(source) for source in flatten(images)]
+        return BatchFeature(pixel_inputs([(medium, *tower_pixels(self)) for medium in media]))
+
+
+def tower_pixels(processor: Any) -> tuple[TowerPixels, TowerPixels]:
+    """SigLIP and DINOv2 preprocessing of an image or video processor."""
+    return (
+        TowerPixels(processor.siglip_size, tuple(processor.siglip_mean), tuple(processor.siglip_std)),
+        TowerPixels(processor.dino_size, tuple(processor.dino_mean), tuple(processor.dino_std)),
+    )
+
+
+def check_call(return_tensors: str | None, unknown: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for another tensor type than PyTorch's, and for arguments that nothing here uses."""
+    if return_tensors not in ("pt", None):
+        raise ValueError(f"return_tensors={return_tensors!r}: only 'pt' is made")
+    if unknown:
+        raise ValueError(f"unknown argument {', '.join(sorted(unknown))}")
