@@ -1,0 +1,383 @@
+"""One way to reach bytes: local folders and ``s3://`` by the same functions.
+
+A URI is a plain path, ``file://`` plus an absolute path (not percent-encoded), or ``s3://bucket/key``. S3 endpoint,
+region and credentials come from the standard AWS variables and files (``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` ...).
+
+Errors: ``FileNotFoundError`` and ``PermissionError`` as usual; :class:`StorageError` for everything else that the
+storage service answers. Nothing here retries; botocore's own retries apply (``AWS_MAX_ATTEMPTS``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob as local_glob
+import hashlib
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+S3 = "s3://"
+FILE = "file://"
+
+# Parts of a multipart upload; anything smaller is one PUT.
+_S3_PART_BYTES = 16 << 20
+
+MISSING = "missing"
+"""The version of a source that was named but is not there."""
+
+
+class StorageError(UserError, OSError):
+    """The storage service could not do what was asked; the message names the URI and the service's answer."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells about an object, without reading it.
+
+    ``version`` changes when the content does: ``etag:...`` on S3, ``mtime:<nanoseconds>`` locally.
+    """
+
+    uri: str
+    size_bytes: int
+    version: str
+
+
+def resolve(uri: str | Path) -> str:
+    """The one spelling of a URI: ``s3://bucket/key`` or ``file:///absolute/path``, without a trailing slash.
+
+    Raises:
+        StorageError: the scheme is neither ``file`` nor ``s3``, or the bucket is missing.
+    """
+    text = str(uri)
+    if text.startswith(S3):
+        if not text.removeprefix(S3).strip("/"):
+            raise StorageError(f"{text}: has no bucket; write s3://bucket/prefix")
+        return text.rstrip("/")
+    if "://" in text and not text.startswith(FILE):
+        scheme = text.partition("://")[0]
+        raise StorageError(f"{text}: scheme {scheme!r} is not supported; use a path, file:// or s3://")
+    return FILE + os.path.abspath(os.path.expanduser(text.removeprefix(FILE)))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path on this machine."""
+    return not uri.startswith(S3)
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI."""
+    assert is_local(uri), uri
+    return Path(uri.removeprefix(FILE))
+
+
+def shown(uri: str) -> str:
+    """A URI as a person would type it: local ones as paths."""
+    return str(local_path(uri)) if is_local(uri) else uri
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path segments."""
+    return posixpath.join(uri, *parts)
+
+
+def stat(uri: str) -> StoredObject:
+    """Size and version of one object.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if is_local(uri):
+        return _local_object(local_path(uri))
+    with _s3_errors(uri):
+        return _s3_object(_s3().info(uri))
+
+
+def exists(uri: str) -> bool:
+    """Whether an object of this name exists."""
+    try:
+        stat(uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_folder(uri: str) -> bool:
+    """Whether anything lies under this name."""
+    if is_local(uri):
+        return local_path(uri).is_dir()
+    with _s3_errors(uri):
+        return bool(_s3().isdir(uri))
+
+
+def listing(uri: str, *, recursive: bool = False) -> Iterator[StoredObject]:
+    """Objects under a folder or prefix, in the order of their names; names that begin with a dot are left out.
+
+    A folder that does not exist is empty, as on S3.
+    """
+    if is_local(uri):
+        yield from _local_listing(local_path(uri), recursive)
+        return
+    with _s3_errors(uri):
+        try:
+            found = _s3().find(uri, maxdepth=None if recursive else 1, detail=True)
+        except FileNotFoundError:
+            found = {}
+    for _, info in sorted(found.items()):
+        if not posixpath.basename(info["name"]).startswith("."):
+            yield _s3_object(info)
+
+
+def glob(pattern: str) -> Iterator[StoredObject]:
+    """Objects that match a pattern with ``*``, ``?``, ``[..]`` or ``**``, in the order of their names."""
+    if is_local(pattern):
+        for name in sorted(local_glob.glob(str(local_path(pattern)), recursive=True)):
+            if os.path.isfile(name):
+                yield _local_object(Path(name))
+        return
+    with _s3_errors(pattern):
+        found = _s3().glob(pattern, detail=True)
+    for _, info in sorted(found.items()):
+        if info["type"] == "file":
+            yield _s3_object(info)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object."""
+    if is_local(uri):
+        return local_path(uri).read_bytes()
+    with _s3_errors(uri):
+        return bytes(_s3().cat_file(uri))
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a small object so that others see all of it or nothing, replacing an older one.
+
+    Locally a temporary file, synced to disk and renamed; on S3 a single PUT.
+    """
+    if not is_local(uri):
+        with _s3_errors(uri):
+            _s3().pipe_file(uri, data)
+        return
+    path = local_path(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove(uri: str) -> None:
+    """Delete one object; one that is already gone is no error."""
+    with _s3_errors(uri), contextlib.suppress(FileNotFoundError):
+        if is_local(uri):
+            local_path(uri).unlink()
+        else:
+            _s3().rm_file(uri)
+
+
+def open_input(uri: str) -> IO[bytes]:
+    """A seekable binary file for reading."""
+    if is_local(uri):
+        return local_path(uri).open("rb")
+    with _s3_errors(uri):
+        return _s3().open(uri, "rb", block_size=_S3_PART_BYTES, cache_type="readahead")
+
+
+def arrow_input(uri: str) -> pyarrow.NativeFile:
+    """A file for Arrow's readers: memory-mapped where local, ranged GETs on S3 (Arrow merges them itself)."""
+    import pyarrow
+
+    if is_local(uri):
+        return pyarrow.memory_map(str(local_path(uri)))
+    with _s3_errors(uri):
+        return pyarrow.PythonFile(_s3().open(uri, "rb", cache_type="none"), mode="r")
+
+
+class HashingOutput:
+    """A binary file that is written once, front to back, and knows its SHA-256 and size without being read again.
+
+    Not atomic locally: a reader learns of the file from a commit, which is written after :meth:`close`.
+    On S3 the object appears at :meth:`close`; leaving the ``with`` block by an exception discards it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.size_bytes = 0
+        self.closed = False
+        self._hash = hashlib.sha256()
+        if is_local(uri):
+            local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+            self._file: Any = local_path(uri).open("wb")
+        else:
+            with _s3_errors(uri):
+                self._file = _s3().open(uri, "wb", block_size=_S3_PART_BYTES)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        with _s3_errors(self.uri):
+            self._file.write(view)
+        self._hash.update(view)
+        self.size_bytes += view.nbytes
+        return view.nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self.size_bytes
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if is_local(self.uri):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        with _s3_errors(self.uri):
+            self._file.close()
+
+    def discard(self) -> None:
+        """Give up: what was written so far disappears."""
+        if self.closed:
+            return
+        self.closed = True
+        if is_local(self.uri):
+            self._file.close()
+            local_path(self.uri).unlink(missing_ok=True)
+        else:
+            self._file.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+@contextlib.contextmanager
+def local_copy(uri: str, scratch: str | None = None) -> Iterator[Path]:
+    """The object as a file on this machine: itself where local, otherwise downloaded and deleted afterwards.
+
+    Args:
+        scratch: folder for downloads; the system's temporary folder when absent.
+    """
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    suffix = posixpath.splitext(uri)[1]
+    with tempfile.NamedTemporaryFile(suffix=suffix, dir=scratch) as copy:
+        with open_input(uri) as remote:
+            shutil.copyfileobj(remote, copy, _S3_PART_BYTES)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def sha256(uri: str) -> str:
+    """SHA-256 of the content, 64 hex digits."""
+    digest = hashlib.sha256()
+    with open_input(uri) as file:
+        while block := file.read(_S3_PART_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _local_object(path: Path) -> StoredObject:
+    status = path.stat()
+    return StoredObject(FILE + str(path), status.st_size, f"mtime:{status.st_mtime_ns}")
+
+
+def _local_listing(folder: Path, recursive: bool, above: frozenset[str] = frozenset()) -> Iterator[StoredObject]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that holds it
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if recursive:
+                yield from _local_listing(path, recursive, above | {real})
+        elif path.exists():
+            yield _local_object(path)
+        else:  # a link to nothing is listed, so that it is reported and not passed over
+            yield StoredObject(FILE + entry.path, 0, MISSING)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _s3_object(info: dict[str, Any]) -> StoredObject:
+    if info.get("type") == "directory":
+        raise FileNotFoundError(f"{S3}{info['name']} is a prefix, not an object")
+    etag = str(info["ETag"]).strip('"')
+    return StoredObject(S3 + info["name"], int(info["size"]), f"etag:{etag}")
+
+
+@functools.cache
+def _s3() -> Any:
+    import s3fs
+
+    # Other processes write to the same prefixes, so a remembered listing would hide their work.
+    return s3fs.S3FileSystem(use_listings_cache=False)
+
+
+@contextlib.contextmanager
+def _s3_errors(uri: str) -> Iterator[None]:
+    """Name the URI in what botocore raises, which is no OSError (no endpoint, no credentials, wrong region ...)."""
+    if is_local(uri):
+        yield
+        return
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, StorageError):
+        raise
+    except (BotoCoreError, ClientError, OSError) as error:
+        raise StorageError(f"{uri}: {' '.join(str(error).split())}; check AWS_ENDPOINT_URL and credentials") from error

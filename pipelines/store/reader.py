@@ -1,0 +1,305 @@
+"""Read a store: which videos it has, and the features of one at any threshold.
+
+Shapes: T sampled frames of a video, K of them loaded, P tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.store.commits import Commit, StoredFile, read_commits
+from pipelines.store.features import FeatureSpec, decode
+from pipelines.store.manifest import FILE_NAME, StoreError, StoreManifest
+from pipelines.store.schema import FAILED, VIDEOS
+from pipelines.store.videos import MERGED, PER_FRAME, merge_chunks, stored_columns
+
+if TYPE_CHECKING:
+    import torch
+
+_READERS = 16
+_FOOTERS = 256
+MAX_KEPT_FRAMES = 400
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """One video's features.
+
+    Args:
+        dinov2: (K, P, D) in the stored dtype.
+        siglip: (K, P, D'), or None where the store has none.
+        frame_index: int64 (K,), position of each loaded frame in the video.
+        pts_s: float64 (K,), its time in seconds.
+        similarity: float32 (T,), of every sampled frame.
+        kept: bool (T,), true for the K frames that were loaded.
+        video: the video's row of :meth:`FeatureStore.videos`.
+    """
+
+    dinov2: torch.Tensor
+    siglip: torch.Tensor | None
+    frame_index: np.ndarray
+    pts_s: np.ndarray
+    similarity: np.ndarray
+    kept: np.ndarray
+    video: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of :meth:`FeatureStore.verify`: what was checked and what is wrong, one line each."""
+
+    files: int
+    size_bytes: int
+    problems: tuple[str, ...]
+
+
+class FeatureStore:
+    """A store as it is now; :meth:`refresh` sees what was committed since."""
+
+    def __init__(self, uri: str, manifest: StoreManifest):
+        self.uri = uri
+        self.manifest = manifest
+        self._footer = functools.lru_cache(_FOOTERS)(self._read_footer)
+
+    @classmethod
+    def open(cls, uri: str | Path) -> FeatureStore:
+        """Open an existing store.
+
+        Raises:
+            StoreError: there is none at this place, or its format is another.
+        """
+        resolved = storage.resolve(uri)
+        try:
+            data = storage.read_bytes(storage.join(resolved, FILE_NAME))
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(
+                f"{storage.shown(resolved)}: no feature store ({FILE_NAME} is missing); "
+                f"give the folder that extract printed"
+            ) from None
+        return cls(resolved, StoreManifest.from_json(data, resolved))
+
+    @classmethod
+    def create(cls, uri: str | Path, manifest: StoreManifest) -> FeatureStore:
+        """Open the store, or begin it.
+
+        Raises:
+            StoreError: it exists and was made with something else.
+        """
+        resolved = storage.resolve(uri)
+        if storage.exists(storage.join(resolved, FILE_NAME)):
+            store = cls.open(resolved)
+            store.manifest.check_same(manifest, resolved)
+            return store
+        storage.write_bytes(storage.join(resolved, FILE_NAME), manifest.to_json())
+        return cls(resolved, manifest)
+
+    def refresh(self) -> None:
+        """Forget what was read, so that newer commits are seen."""
+        for name in ("commits", "_index", "_positions"):
+            self.__dict__.pop(name, None)
+
+    @functools.cached_property
+    def commits(self) -> dict[str, Commit]:
+        """Finished units by id."""
+        return {commit.unit_id: commit for commit in read_commits(self.uri)}
+
+    def videos(self, columns: Iterable[str] = MERGED.names) -> pa.Table:
+        """One row per source, in the order of their names.
+
+        Args:
+            columns: of :data:`pipelines.store.videos.MERGED`; a few more, which say what a row is, always come.
+                Those of :data:`pipelines.store.videos.PER_FRAME` are nearly all of the bytes.
+        """
+        if not PER_FRAME.intersection(columns):
+            return self._index
+        return self._read_videos(self.commits, columns)
+
+    def quarantine(self) -> pa.Table:
+        """The sources that failed: what they are and why."""
+        failed = self._index.filter(pc.equal(self._index["status"], FAILED))
+        return failed.select(["source", "error", "message", "size_bytes", "version", "video_id"])
+
+    def select(self, threshold: float, cap: int | None = MAX_KEPT_FRAMES) -> pa.Table:
+        """Which frames a threshold keeps, for every video, from stored similarities alone.
+
+        Args:
+            threshold: frames with a similarity below it are kept.
+            cap: kept frames per video, thinned evenly beyond it; None for no cap.
+
+        Returns:
+            video_id, source, num_sampled, num_kept, num_missing (kept but without features), kept.
+        """
+        videos = self.videos(["video_id", "num_sampled", "similarity", "stored"])
+        videos = videos.filter(pc.not_equal(videos["status"], FAILED))
+        lists = videos["similarity"].combine_chunks()
+        counts = np.diff(lists.offsets.to_numpy())
+        kept = _keep(lists.flatten().to_numpy(), counts, threshold, cap)
+        missing = kept & ~videos["stored"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return pa.table(
+            {
+                "video_id": videos["video_id"],
+                "source": videos["source"],
+                "num_sampled": videos["num_sampled"],
+                "num_kept": pa.array(_sums(kept, starts), pa.int32()),
+                "num_missing": pa.array(_sums(missing, starts), pa.int32()),
+                "kept": pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(kept)),
+            }
+        )
+
+    def load(self, video_id: str, threshold: float | None = None, cap: int | None = MAX_KEPT_FRAMES) -> VideoFeatures:
+        """The features of one video.
+
+        Args:
+            video_id: SHA-256 of the video's bytes.
+            threshold: frames with a similarity below it are loaded, as the model selects them. ``math.inf`` loads every
+                sampled frame and None whatever is stored, both uncapped.
+            cap: frames at most, thinned evenly beyond it; None for no cap.
+
+        Raises:
+            StoreError: the video is not here or failed, or the threshold asks for frames that were not stored.
+        """
+        video = self.row(video_id)
+        similarity = np.asarray(video["similarity"], np.float32)
+        stored = np.asarray(video["stored"], bool)
+        kept = stored if threshold is None else _keep(similarity, np.array([len(similarity)]), threshold, cap)
+        if bool((kept & ~stored).any()):
+            raise StoreError(
+                f"video {video_id[:12]}: threshold {threshold:g} keeps {int(kept.sum())} frames and "
+                f"{int((kept & ~stored).sum())} of them have no features; use at most "
+                f"{self.manifest.keep_threshold:g}, or extract again with a higher keep_threshold"
+            )
+        parts = list(self._frame_parts(video))
+        features = {
+            spec.name: _chosen([decode(part[spec.name], spec) for part in parts], spec, kept[stored])
+            for spec in self.manifest.features
+        }
+        return VideoFeatures(
+            dinov2=features["dinov2"],
+            siglip=features.get("siglip"),
+            frame_index=np.asarray(video["frame_index"], np.int64)[kept],
+            pts_s=np.asarray(video["pts_s"], np.float64)[kept],
+            similarity=similarity,
+            kept=kept,
+            video=video,
+        )
+
+    def frames(self, video_id: str, columns: list[str] | None = None) -> pa.Table:
+        """The rows of the frames table of one video: every sampled frame, in order."""
+        video = self.row(video_id)
+        return pa.concat_tables(self._frame_parts(video, columns))
+
+    def verify(self) -> Verification:
+        """Read every committed file and compare it with its commit."""
+        files = [file for commit in self.commits.values() for file in (commit.frames, commit.videos)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            problems = [problem for problem in readers.map(self._problem, files) if problem]
+        return Verification(len(files), sum(file.size_bytes for file in files), tuple(problems))
+
+    @functools.cached_property
+    def _index(self) -> pa.Table:
+        """The videos table without its values per frame."""
+        return self._read_videos(self.commits, [name for name in MERGED.names if name not in PER_FRAME])
+
+    def _read_videos(self, units: Iterable[str], columns: Iterable[str]) -> pa.Table:
+        names = stored_columns(columns)
+        schema = pa.schema([VIDEOS.field(name) for name in names])
+        uris = [storage.join(self.uri, self.commits[unit].videos.path) for unit in units]
+        with ThreadPoolExecutor(_READERS) as readers:
+            tables = readers.map(lambda uri: pq.read_table(storage.arrow_input(uri), columns=names), uris)
+            return merge_chunks(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)]))
+
+    @functools.cached_property
+    def _positions(self) -> dict[str, int]:
+        """Index row of each video; of copies of one video the first that did not fail."""
+        ids, statuses = (self._index[name].to_pylist() for name in ("video_id", "status"))
+        positions: dict[str, int] = {}
+        for position, (video_id, status) in enumerate(zip(ids, statuses, strict=True)):
+            better = video_id not in positions or (statuses[positions[video_id]] == FAILED and status != FAILED)
+            if video_id is not None and better:
+                positions[video_id] = position
+        return positions
+
+    def row(self, video_id: str) -> dict[str, Any]:
+        """The video's row of :meth:`videos`, of copies of one video the first that did not fail.
+
+        Raises:
+            StoreError: the video is not here, or failed.
+        """
+        position = self._positions.get(video_id)
+        if position is None:
+            raise StoreError(f"video {video_id!r} is not in {storage.shown(self.uri)} ({len(self._positions)} videos)")
+        known = self._index.slice(position, 1).to_pylist()[0]
+        if known["status"] == FAILED:
+            raise StoreError(f"video {video_id[:12]} ({storage.shown(known['source'])}) failed: {known['message']}")
+        rows = self._read_videos(known["units"], MERGED.names)
+        same = pc.and_(pc.equal(rows["source"], known["source"]), pc.equal(rows["version"], known["version"]))
+        return rows.filter(same).to_pylist()[0] | known
+
+    def _frame_parts(self, video: dict[str, Any], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        for unit in video["units"]:
+            file = self.commits[unit].frames
+            footer = self._footer(file.path)
+            groups = _groups_of(footer, video["video_id"])
+            reader = pq.ParquetFile(
+                storage.arrow_input(storage.join(self.uri, file.path)), metadata=footer, pre_buffer=True
+            )
+            yield reader.read_row_groups(groups, columns=columns)
+
+    def _read_footer(self, path: str) -> pq.FileMetaData:
+        return pq.read_metadata(storage.arrow_input(storage.join(self.uri, path)))
+
+    def _problem(self, file: StoredFile) -> str | None:
+        uri = storage.join(self.uri, file.path)
+        try:
+            found = storage.stat(uri)
+            if found.size_bytes != file.size_bytes:
+                return f"{file.path}: {found.size_bytes} bytes, committed were {file.size_bytes}"
+            if storage.sha256(uri) != file.sha256:
+                return f"{file.path}: content differs from the committed SHA-256"
+            rows = pq.read_metadata(storage.arrow_input(uri)).num_rows
+        except FileNotFoundError:
+            return f"{file.path}: committed but missing"
+        return None if rows == file.rows else f"{file.path}: {rows} rows, committed were {file.rows}"
+
+
+def _groups_of(footer: pq.FileMetaData, video_id: str) -> list[int]:
+    column = footer.schema.names.index("video_id")
+    ranges = ((group, footer.row_group(group).column(column).statistics) for group in range(footer.num_row_groups))
+    return [group for group, stats in ranges if stats is not None and stats.min == video_id == stats.max]
+
+
+def _keep(similarity_T: np.ndarray, counts_V: np.ndarray, threshold: float, cap: int | None) -> np.ndarray:
+    """The model's own selection, over all videos at once."""
+    import torch
+
+    from longvu_model.frame_selection import keep_frames
+
+    limit = len(similarity_T) + 1 if cap is None or threshold == math.inf else cap
+    similarity, counts = torch.tensor(similarity_T), torch.tensor(counts_V, dtype=torch.int64)
+    return keep_frames(similarity, threshold, counts, limit).numpy()
+
+
+def _sums(flags_T: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.diff(np.concatenate([[0], np.cumsum(flags_T)])[starts])
+
+
+def _chosen(parts: list[torch.Tensor], spec: FeatureSpec, chosen_F: np.ndarray) -> torch.Tensor:
+    """Join a video's parts and take some of its stored frames; no copy when that is all of one part."""
+    import torch
+
+    empty = torch.empty(0, spec.tokens, spec.width, dtype=getattr(torch, spec.dtype))
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else empty
+    return joined if chosen_F.all() else joined[torch.from_numpy(chosen_F)]

@@ -1,0 +1,87 @@
+"""The columns of the store's tables; part of the format, so a change here is a new format version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from pipelines.store.features import FeatureSpec
+
+FORMAT = "longvu-feature-store"
+FORMAT_VERSION = 1
+
+OK = "ok"
+TRUNCATED = "truncated"
+FAILED = "failed"
+
+# The same as longvu_model.frame_selection's, which cannot be imported without torch.
+WINDOW_FRAMES = 16
+
+# Two windows: what selection looks at, and enough to be worth a request.
+ROWS_PER_GROUP = 2 * WINDOW_FRAMES
+
+
+def _table(**columns: tuple[pa.DataType, str]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, metadata={"about": about}) for name, (kind, about) in columns.items()])
+
+
+PLAN = _table(
+    unit_id=(pa.string(), "the atom of work: a pure function of the configuration and of its members"),
+    source=(pa.string(), "uri"),
+    size_bytes=(pa.int64(), "size when the plan was made"),
+    version=(pa.string(), "etag or modification time when the plan was made"),
+    chunk=(pa.int32(), "which part of the source"),
+    num_chunks=(pa.int32(), "parts of the source"),
+    first_sample=(pa.int64(), "ordinal of the part's first sampled frame"),
+    start_s=(pa.float64(), "start of the part, seconds at the average frame rate; null: the source's"),
+    end_s=(pa.float64(), "end of the part, likewise; null: the source's"),
+    expected_samples=(pa.int64(), "sampled frames of the part that the container promises; null: unknown"),
+    total_samples=(pa.int64(), "likewise of the whole source"),
+)
+
+VIDEOS = _table(
+    video_id=(pa.string(), "sha256 of the bytes; null when they could not be read"),
+    source=(pa.string(), "uri"),
+    size_bytes=(pa.int64(), "size of the source"),
+    version=(pa.string(), "etag or modification time of the source"),
+    unit_id=(pa.string(), "unit that wrote the row"),
+    chunk=(pa.int32(), "which part of the source"),
+    num_chunks=(pa.int32(), "parts of the source"),
+    first_sample=(pa.int64(), "ordinal of the part's first sampled frame"),
+    status=(pa.string(), "ok, truncated (a good prefix) or failed"),
+    error=(pa.string(), "class of the error; null when ok"),
+    message=(pa.string(), "the error in one line; null when ok"),
+    codec=(pa.string(), "video codec"),
+    width=(pa.int32(), "pixels, after rotation"),
+    height=(pa.int32(), "pixels, after rotation"),
+    fps=(pa.float64(), "average frame rate of the container"),
+    duration_s=(pa.float64(), "seconds"),
+    num_sampled=(pa.int32(), "sampled frames"),
+    num_kept=(pa.int32(), "of these, below the similarity threshold of store.json"),
+    num_stored=(pa.int32(), "of these, with features"),
+    frame_index=(pa.list_(pa.int64()), "position in the video of every sampled frame"),
+    pts_s=(pa.list_(pa.float64()), "time of every sampled frame, seconds"),
+    similarity=(pa.list_(pa.float32()), "DINOv2 window similarity of every sampled frame"),
+    kept=(pa.list_(pa.bool_()), "of every sampled frame: similarity below the threshold of store.json"),
+    stored=(pa.list_(pa.bool_()), "of every sampled frame: whether it has features"),
+    dinov2_digest=(pa.string(), "blake2b of the stored dinov2 numbers"),
+    siglip_digest=(pa.string(), "blake2b of the stored siglip numbers"),
+)
+
+
+def frames_schema(features: Iterable[FeatureSpec], *, jpeg: bool) -> pa.Schema:
+    """Columns of the frames table: one row per sampled frame, features null where they are not stored."""
+    columns = _table(
+        video_id=(pa.string(), "sha256 of the source's bytes"),
+        frame_index=(pa.int64(), "position of the frame in the video"),
+        pts_s=(pa.float64(), "time of the frame, seconds"),
+        window=(pa.int32(), "which window of 16 sampled frames, counted from the start of the video"),
+        similarity=(pa.float32(), "mean cosine to the window, 0 at its centre frame"),
+        kept=(pa.bool_(), "similarity below the threshold of store.json"),
+    )
+    for spec in features:
+        columns = columns.append(spec.field())
+    if jpeg:
+        columns = columns.append(pa.field("jpeg", pa.binary(), metadata={"about": "thumbnail"}))
+    return columns
