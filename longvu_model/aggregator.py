@@ -23,6 +23,11 @@ from torch.nn import functional
 
 from longvu_model.config import LongVUConfig
 
+# Elements of one projected tower per block of frames. On a CPU the block's intermediates should stay in the cache
+# (``tests/benchmarks/compression.py``); elsewhere the limit only bounds memory.
+_CPU_BLOCK = 1 << 18
+_DEVICE_BLOCK = 1 << 27
+
 
 class KeyValue(nn.Module):
     """Keys and values of one tower's windows: position, then norm and projection for each, in one product."""
@@ -149,26 +154,37 @@ class Aggregator(nn.Module):
         dino_FTD: Tensor,
         cells: Sequence[tuple[Tensor, Tensor, Tensor | None]],
     ) -> list[Tensor]:
-        """Aggregates the wanted cells of all query groups.
+        """Aggregates the wanted cells of all query groups, in blocks of frames that fit the cache.
 
         Args:
             siglip_FTD, dino_FTD: tower features on the token grid.
-            cells: per query group the frame of each wanted cell (N,), its window as token indices (N, R), and its
-                mask (N, 2 * R) over both towers' windows, or ``None`` when nothing is masked.
+            cells: per query group, on the CPU, the frame of each wanted cell (N,) in ascending order, its window as
+                token indices (N, R), and its mask (N, 2 * R) over both towers' windows, or ``None`` when nothing is
+                masked.
 
         Returns:
             Per query group (N, D).
         """
-        siglip_FTD = self.projectors[0](siglip_FTD)
-        context_FD = siglip_FTD.mean(dim=1)  # SigLIP only, padding included
-        num_tokens = siglip_FTD.shape[1]
-        outputs = []
-        for query_D, layers, (frame_N, window_NR, mask_N2R) in zip(self.queries, self.groups, cells, strict=True):
-            token_NR = frame_N[:, None] * num_tokens + window_NR
-            siglip_NRD = siglip_FTD.flatten(0, 1)[token_NR]
-            dino_NRD = self.projectors[1](dino_FTD.flatten(0, 1)[token_NR])
-            query_ND = query_D[None]
-            for layer in layers:
-                query_ND = layer(query_ND, context_FD, frame_N, (siglip_NRD, dino_NRD), mask_N2R)
-            outputs.append(query_ND)
-        return outputs
+        num_frames, num_tokens, _ = siglip_FTD.shape
+        width = self.queries.shape[1]
+        block = max(1, (_CPU_BLOCK if siglip_FTD.device.type == "cpu" else _DEVICE_BLOCK) // (num_tokens * width))
+        edges = torch.arange(0, num_frames + block, block).clamp(max=num_frames)
+        outputs: list[list[Tensor]] = [[] for _ in cells]
+        for first, last in zip(edges.tolist(), edges[1:].tolist(), strict=False):
+            siglip_BTD, dino_BTD = self.projectors[0](siglip_FTD[first:last]), dino_FTD[first:last]
+            context_BD = siglip_BTD.mean(dim=1)  # SigLIP only, padding included
+            for group, (frame_N, window_NR, mask_N2R) in enumerate(cells):
+                here = slice(*torch.searchsorted(frame_N, torch.tensor([first, last])).tolist())
+                frame_n = frame_N[here] - first
+                token_nR = (frame_n[:, None] * num_tokens + window_NR[here]).to(siglip_BTD.device)
+                windows = (
+                    siglip_BTD.flatten(0, 1)[token_nR],
+                    self.projectors[1](dino_BTD.flatten(0, 1)[token_nR]),
+                )
+                mask_n2R = None if mask_N2R is None else mask_N2R[here].to(siglip_BTD.device)
+                query_nD = self.queries[group][None]
+                for layer in self.groups.get_submodule(str(group)).children():
+                    query_nD = layer(query_nD, context_BD, frame_n.to(context_BD.device), windows, mask_n2R)
+                outputs[group].append(query_nD)
+        empty = siglip_FTD.new_zeros(0, width)
+        return [torch.cat(parts) if parts else empty for parts in outputs]

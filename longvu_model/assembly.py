@@ -73,7 +73,7 @@ def rows_of_media(layout: TextLayout, num_media: int, rules: Semantics) -> tuple
     """
     slots_B = layout.is_slot_BT.sum(1)
     consumed_B = slots_B.clamp(min=1) if rules.dummy_image_for_text else slots_B
-    row_V, place_V = ragged.expand(consumed_B)
+    row_V = ragged.expand(consumed_B)[0]
     if len(row_V) != num_media:
         raise ValueError(
             f"{num_media} images and videos for {len(row_V)} places in the text "

@@ -67,7 +67,12 @@ DINO_NAMES: Sequence[NamePair] = (
 
 # Present in files, without effect on the features LongVU uses.
 MODEL_UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
-SIGLIP_UNUSED = (r"vision_model\.(post_layernorm|head)\..*", r"text_model\..*", r"logit_(scale|bias)", r".*\.position_ids")
+SIGLIP_UNUSED = (
+    r"vision_model\.(post_layernorm|head)\..*",
+    r"text_model\..*",
+    r"logit_(scale|bias)",
+    r".*\.position_ids",
+)
 DINO_UNUSED = (r"embeddings\.mask_token",)
 
 

@@ -38,6 +38,8 @@ class VisualTokens:
     """Kept frames shown at full resolution because the question points to them, bool on the CPU."""
     scores_F: Tensor | None
     """Question score of each kept frame, float32; ``None`` when no medium had to choose."""
+    drop_similarity: Tensor | None
+    """Similarity of every token that was compared when dropping, in order; ``None`` when nothing had to be dropped."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class FrameTokens(nn.Module):
         cell = (row0_f[owner] + row) * grid + column0_f[owner] + column
 
         resized = [
-            _resize(cells_ND, slots, frames_f[owner], cell, round(slots.shape[1] ** 0.5), grid)
+            resize_cells(cells_ND, slots, frames_f[owner], cell, round(slots.shape[1] ** 0.5), grid)
             for cells_ND, slots in zip(groups_ND, slots_FQ, strict=True)
         ]
         projected = self.projector(torch.cat(resized, dim=1))
@@ -177,11 +179,14 @@ def compress(
         embeds_LC = _interleave([(upgraded_frames, upgraded_LC), (rest_frames, rest_LC)], count_F, question_VC)
 
     frame_L = frames_of(count_F)
+    drop_similarity = None
     if bool(regime.drop_V.any()):
-        keep_L = drop_tokens(embeds_LC, count_F, kept_counts_V, regime, config.drop_threshold, config.rules)
+        keep_L, drop_similarity = drop_tokens(
+            embeds_LC, count_F, kept_counts_V, regime, config.drop_threshold, config.rules
+        )
         embeds_LC, frame_L = embeds_LC[keep_L.to(embeds_LC.device)], frame_L[keep_L]
     counts_V = torch.bincount(medium_F[frame_L], minlength=len(kept_counts_V))
-    return VisualTokens(embeds_LC, counts_V, frame_L, upgraded_F, scores_F)
+    return VisualTokens(embeds_LC, counts_V, frame_L, upgraded_F, scores_F, drop_similarity)
 
 
 def frame_scores(embeds_LC: Tensor, count_F: Tensor, question_FC: Tensor) -> Tensor:
@@ -201,14 +206,14 @@ def drop_tokens(
     regime: Regime,
     threshold: float,
     rules: Semantics,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Spatial token compression: which tokens stay in the media that are over budget.
 
     In chunks of 8 frames the first frame keeps all tokens; a later token stays while its cosine similarity to the
     first frame's token at the same place is below ``threshold``. What still exceeds the budget is cut [Q15].
 
     Returns:
-        bool (L,) on the CPU, true for tokens that stay.
+        bool (L,) on the CPU, true for tokens that stay; and the similarity of each token that was compared.
     """
     medium_F, place_F = ragged.expand(kept_counts_V)
     frame_L, offset_L = ragged.expand(count_F)
@@ -225,11 +230,11 @@ def drop_tokens(
     kept_V = torch.bincount(medium_L[keep_L], minlength=len(kept_counts_V))
     over_V = regime.drop_V & (kept_V > regime.budget_V)
     if not bool(over_V.any()):
-        return keep_L
+        return keep_L, similarity
     if not rules.overflow_cuts_tails:
         limit_V = torch.where(over_V, regime.budget_V, kept_V)
         rank_L = ragged.ranks(keep_L, medium_L, len(kept_V))
-        return keep_L & thin_evenly(kept_V, limit_V, medium_L, rank_L)
+        return keep_L & thin_evenly(kept_V, limit_V, medium_L, rank_L), similarity
 
     chunks_V = -(-kept_counts_V // CHUNK_FRAMES)
     excess_V = torch.where(over_V, -(-(kept_V - regime.budget_V) // chunks_V.clamp(min=1)), 0)
@@ -239,7 +244,8 @@ def drop_tokens(
     keep_L &= ragged.ranks(keep_L, chunk_L, len(kept_in_chunk)) < kept_in_chunk[chunk_L] - excess_V[medium_L]
     kept_V = torch.bincount(medium_L[keep_L], minlength=len(kept_counts_V))
     end_V = torch.where(regime.budget_V < 0, kept_V + regime.budget_V, regime.budget_V)
-    return keep_L & (~over_V[medium_L] | (ragged.ranks(keep_L, medium_L, len(kept_V)) < end_V[medium_L]))
+    keep_L &= ~over_V[medium_L] | (ragged.ranks(keep_L, medium_L, len(kept_V)) < end_V[medium_L])
+    return keep_L, similarity
 
 
 def token_similarity(embeds_LC: Tensor, tokens: Tensor, references: Tensor) -> Tensor:
@@ -253,7 +259,7 @@ def token_similarity(embeds_LC: Tensor, tokens: Tensor, references: Tensor) -> T
 def frame_position(times_F: Tensor, width: int, rules: Semantics) -> Tensor:
     """Sinusoid of the frame index, float32 (F, C); odd channels are cos(sin) when published [Q12]."""
     pair = torch.arange(width, device=times_F.device) // 2 * 2
-    frequency_C = torch.pow(torch.tensor(10000.0, device=times_F.device), -pair / width)
+    frequency_C = 1 / torch.pow(torch.tensor(10000.0, device=times_F.device), pair / width)
     angle_FC = times_F[:, None].float() * frequency_C
     sine_FC = angle_FC.sin()
     odd_C = torch.arange(width, device=times_F.device) % 2 == 1
@@ -277,7 +283,7 @@ def _sources(wanted_VT: Tensor, query_grid: int, grid: int) -> Tensor:
     return wanted_VT.float() @ reads_TQ > 0
 
 
-def _resize(cells_ND: Tensor, slots_FQ: Tensor, frame: Tensor, cell: Tensor, source: int, target: int) -> Tensor:
+def resize_cells(cells_ND: Tensor, slots_FQ: Tensor, frame: Tensor, cell: Tensor, source: int, target: int) -> Tensor:
     """Bilinear values at ``cell`` of the resized grid of ``frame``: (wanted,) indices -> (wanted, D)."""
     taps_TK, weights_TK = geometry.bilinear_taps(source, target)
     device = cells_ND.device

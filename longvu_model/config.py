@@ -34,7 +34,7 @@ class LongVUConfig(PreTrainedConfig):
         dino_config: DINOv2 tower; its ``image_size`` is the size the position table was made for.
         dino_image_size: input side of the DINOv2 tower in pixels.
         token_grid: side G of the grid both towers are resized to.
-        query_grids: side Q of each query grid; G must be a multiple of each.
+        query_grids: side Q of each query grid; G must be a multiple of each. ``full_grid`` alone by default.
         full_grid: side S of a full-resolution frame.
         low_grid: side of a low-resolution frame.
         mixed_resolution: whether low-resolution frames exist (the video stage); otherwise only full frames.
@@ -43,7 +43,8 @@ class LongVUConfig(PreTrainedConfig):
         aggregator_heads: attention heads of the aggregator.
         frame_pos: add a sinusoid of the frame index to every visual token.
         dino_threshold: a frame is kept while its window similarity is below this.
-        drop_threshold: a token is kept while its similarity to the chunk's first frame is below this.
+        drop_threshold: a token is kept while its similarity to the chunk's first frame is below this; 0.8 by
+            default (0.7 under published semantics).
         max_sequence_length: tokens of prompt, vision and answer together; ``None`` for no limit (images only).
         answer_reserve: tokens of it kept free for the answer.
         padding_side: side on which rows of a batch are padded.
@@ -58,12 +59,13 @@ class LongVUConfig(PreTrainedConfig):
     sub_configs = {"text_config": AutoConfig, "siglip_config": SiglipVisionConfig, "dino_config": Dinov2Config}  # noqa: RUF012
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    siglip_config: dict[str, Any] | PreTrainedConfig | None = None
-    dino_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Given as a configuration, a dictionary or None; a configuration of the library after construction.
+    text_config: Any = None
+    siglip_config: Any = None
+    dino_config: Any = None
     dino_image_size: int = 378
     token_grid: int = 24
-    query_grids: list[int] | None = None
+    query_grids: list[int] = None  # type: ignore[assignment]
     full_grid: int = 12
     low_grid: int = 8
     mixed_resolution: bool = True
@@ -72,7 +74,7 @@ class LongVUConfig(PreTrainedConfig):
     aggregator_heads: int = 16
     frame_pos: bool = False
     dino_threshold: float = 0.83
-    drop_threshold: float | None = None
+    drop_threshold: float = None  # type: ignore[assignment]
     max_sequence_length: int | None = 8192
     answer_reserve: int = 16
     padding_side: str = "right"
@@ -87,10 +89,10 @@ class LongVUConfig(PreTrainedConfig):
         self.dino_config = _sub_config(self.dino_config, Dinov2Config)
         if self.semantics not in SEMANTICS:
             raise ValueError(f"semantics={self.semantics!r}: use one of {sorted(SEMANTICS)}")
-        if self.query_grids is None:
+        if not self.query_grids:
             self.query_grids = [self.full_grid]
-        if self.drop_threshold is None:
-            self.drop_threshold = self.rules.default_drop_threshold
+        given: float | None = self.drop_threshold
+        self.drop_threshold = self.rules.default_drop_threshold if given is None else given
         if self.prompt_style is None:
             self.prompt_style = "llama3" if self.text_config.model_type == "llama" else "qwen"
         if self.tie_word_embeddings is None:

@@ -18,8 +18,10 @@ from longvu_model import ragged
 WINDOW_FRAMES = 16
 MAX_KEPT_FRAMES = 400
 
-# Windows are gathered in blocks of about this size, to bound memory; the result does not depend on it.
-_BLOCK_BYTES = 256 << 20
+# Windows are compared in blocks of about this many bytes: on a CPU few enough to stay in the cache, elsewhere enough
+# to keep the device busy. The result does not depend on it.
+_CPU_BLOCK = 4 << 20
+_DEVICE_BLOCK = 256 << 20
 
 
 def window_similarity(features_FND: Tensor, frame_counts_V: Tensor | None = None) -> Tensor:
@@ -47,20 +49,27 @@ def window_similarity(features_FND: Tensor, frame_counts_V: Tensor | None = None
     scale_W16 = torch.where(real_W16, 1.0, 0.0)
 
     device = flat_FK.device
-    block = max(1, _BLOCK_BYTES // (WINDOW_FRAMES * flat_FK.shape[1] * 4))
+    block_bytes = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+    block = max(1, block_bytes // (WINDOW_FRAMES * flat_FK.shape[1] * 4))
     scores = [
-        _block_similarity(flat_FK, frames.to(device), scale.to(device), size.to(device))
-        for frames, scale, size in zip(
-            frame_W16.split(block), scale_W16.split(block), size_W.split(block), strict=True
-        )
+        _block_similarity(_windows(flat_FK, frames), scale.to(device), size.to(device))
+        for frames, scale, size in zip(frame_W16.split(block), scale_W16.split(block), size_W.split(block), strict=True)
     ]
     similarity_W16 = torch.cat(scores) if scores else flat_FK.new_zeros(0, WINDOW_FRAMES, dtype=torch.float32)
     similarity_W16 = similarity_W16.masked_fill((place == (size_W // 2)[:, None]).to(device), 0.0)
     return similarity_W16[real_W16.to(device)]
 
 
-def _block_similarity(flat_FK: Tensor, frame_W16: Tensor, scale_W16: Tensor, size_W: Tensor) -> Tensor:
-    frames_W16K = flat_FK[frame_W16].float()
+def _windows(flat_FK: Tensor, frame_W16: Tensor) -> Tensor:
+    """Frames by window (W, 16, K); a view where the windows lie back to back, as all but a medium's last do."""
+    first, count = int(frame_W16[0, 0]), frame_W16.numel()
+    if bool((frame_W16.flatten() == torch.arange(first, first + count)).all()):
+        return flat_FK[first : first + count].view(*frame_W16.shape, -1)
+    return flat_FK[frame_W16.to(flat_FK.device)]
+
+
+def _block_similarity(frames_W16K: Tensor, scale_W16: Tensor, size_W: Tensor) -> Tensor:
+    frames_W16K = frames_W16K.float()
     inverse_norm_W16 = scale_W16 / frames_W16K.norm(dim=2)
     total_W1K = torch.bmm(inverse_norm_W16[:, None, :], frames_W16K)
     return torch.bmm(frames_W16K, total_W1K.transpose(1, 2))[:, :, 0] * inverse_norm_W16 / size_W[:, None]

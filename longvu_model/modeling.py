@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longvu_model import assembly, frame_selection
 from longvu_model.aggregator import Aggregator, AggregatorLayer, KeyValue
-from longvu_model.assembly import MergedInputs, TextLayout
+from longvu_model.assembly import MergedInputs
 from longvu_model.compression import CellPlan, FrameTokens, VisualTokens, compress, plan_cells
 from longvu_model.config import LongVUConfig
 from longvu_model.regimes import MediaShape, Regime, choose_regime, media_shape, needs_reduction
@@ -56,8 +56,11 @@ class Media:
 class EncodedMedia:
     """Kept frames after towers and aggregator: all that is expensive, and independent of the question's wording.
 
-    It can be reused for every question for which :func:`choose_regime` gives the same regime.
+    It can be reused for every question of at most ``num_text_B`` tokens.
     """
+
+    num_text_B: Tensor
+    """Text tokens per row that the budgets leave room for."""
 
     shape: MediaShape
     regime: Regime
@@ -87,10 +90,10 @@ class LongVUPreTrainedModel(PreTrainedModel):
     config: LongVUConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "video", "text")
+    input_modalities = ["image", "video", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["VisionBlock", "AggregatorLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -142,10 +145,15 @@ class LongVUModel(LongVUPreTrainedModel):
     def embed(self, ids: Tensor) -> Tensor:
         """Text embeddings (n, C) of ids (n,) from any device."""
         table = self.get_input_embeddings()
-        return table(ids.to(table.weight.device))
+        return table(ids.to(next(table.parameters()).device))
 
-    def encode(self, media: Media, row_V: Tensor, layout: TextLayout) -> EncodedMedia:
-        """Towers, temporal reduction, regime and aggregator."""
+    def encode(self, media: Media, row_V: Tensor, num_text_B: Tensor, budget_length_B: Tensor) -> EncodedMedia:
+        """Towers, temporal reduction, regime and aggregator.
+
+        Args:
+            row_V: batch row of each medium.
+            num_text_B, budget_length_B: text lengths, see :class:`longvu_model.assembly.TextLayout`.
+        """
         shape = media_shape(self.config, row_V, media.is_video.cpu(), media.frame_counts.cpu(), media.image_sizes.cpu())
         dino_FTD = self._tower_features(self.towers.dino, media.pixel_values_dino, media.dino_features, "dino")
         if len(dino_FTD) != int(shape.frame_counts_V.sum()):
@@ -153,7 +161,7 @@ class LongVUModel(LongVUPreTrainedModel):
         medium_F = torch.repeat_interleave(torch.arange(len(row_V)), shape.frame_counts_V)
 
         keep_F = torch.ones(len(medium_F), dtype=torch.bool)
-        reduce_V = needs_reduction(self.config, shape, layout.budget_length_B)
+        reduce_V = needs_reduction(self.config, shape, budget_length_B)
         if bool(reduce_V.any()) and not media.preselected:
             similarity_F = frame_selection.window_similarity(dino_FTD, shape.frame_counts_V)
             below_F = frame_selection.keep_frames(similarity_F, self.config.dino_threshold, shape.frame_counts_V)
@@ -164,24 +172,19 @@ class LongVUModel(LongVUPreTrainedModel):
             dino_FTD = dino_FTD[kept_F.to(dino_FTD.device)]
         siglip_FTD = self._siglip_features(media, keep_F)
 
-        regime = choose_regime(self.config, shape, kept_counts_V, layout.budget_length_B, layout.num_text_B)
+        regime = choose_regime(self.config, shape, kept_counts_V, budget_length_B, num_text_B)
         plan = plan_cells(self.config, shape, regime, kept_counts_V)
-        device = dino_FTD.device
-        cells = [
-            (frame.to(device), window.to(device), None if mask is None else mask.to(device))
-            for frame, window, mask in plan.cells
-        ]
-        groups_ND = self.aggregator(siglip_FTD, dino_FTD, cells)
+        groups_ND = self.aggregator(siglip_FTD, dino_FTD, plan.cells)
         if media.frame_times is None:
             times_F = kept_F - (shape.frame_counts_V.cumsum(0) - shape.frame_counts_V)[medium_F[kept_F]]
         else:
             times_F = media.frame_times.cpu()[kept_F]
-        return EncodedMedia(shape, regime, plan, groups_ND, kept_F, kept_counts_V, times_F)
+        return EncodedMedia(num_text_B, shape, regime, plan, groups_ND, kept_F, kept_counts_V, times_F)
 
     def see(
         self,
         input_ids: Tensor,
-        media: Media,
+        media: Media | EncodedMedia,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
@@ -191,6 +194,7 @@ class LongVUModel(LongVUPreTrainedModel):
 
         Args:
             input_ids: int64 (B, T), ``IMAGE_TOKEN_INDEX`` where a medium goes.
+            media: pixels or features, or what :meth:`encode` made of them.
             generating: rows will be continued, so corrected semantics pad on the left.
 
         Raises:
@@ -198,8 +202,17 @@ class LongVUModel(LongVUPreTrainedModel):
         """
         rules = self.config.rules
         layout = assembly.read_text(self.config, input_ids, attention_mask)
-        row_V, slot_V = assembly.rows_of_media(layout, len(media.frame_counts), rules)
-        encoded = self.encode(media, row_V, layout)
+        num_media = len(media.kept_counts_V if isinstance(media, EncodedMedia) else media.frame_counts)
+        row_V, slot_V = assembly.rows_of_media(layout, num_media, rules)
+        if isinstance(media, Media):
+            encoded = self.encode(media, row_V, layout.num_text_B, layout.budget_length_B)
+        else:
+            encoded = media
+            if bool((layout.num_text_B > encoded.num_text_B).any()):
+                raise ValueError(
+                    f"{layout.num_text_B.tolist()} text tokens, but the media were encoded to leave room for "
+                    f"{encoded.num_text_B.tolist()}; encode them again with a larger text_tokens"
+                )
         question_BC = assembly.mean_question(layout, self.embed, labels, rules)
         visual = compress(
             self.frame_tokens,
@@ -305,6 +318,8 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
             ``logits`` are those of the merged sequence, which is longer than ``input_ids``.
         """
         if frame_counts is not None and inputs_embeds is None:
+            if input_ids is None or image_sizes is None or is_video is None:
+                raise ValueError("media need input_ids, image_sizes and is_video beside frame_counts")
             media = Media(
                 frame_counts,
                 image_sizes,
@@ -339,21 +354,46 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+    def encode_video(self, media: Media, text_tokens: int) -> EncodedMedia:
+        """Encodes the media of one row once, to be asked about many times.
+
+        Args:
+            text_tokens: the longest prompt, in text tokens, that will be asked; budgets leave room for it.
+
+        Returns:
+            What ``generate(input_ids, encoded=...)`` takes instead of pixels.
+        """
+        text_B = torch.tensor([text_tokens])
+        # the published length counts the slot as a token
+        budget_B = text_B + 1 if self.config.rules.text_length_by_pad_id else text_B
+        return self.model.encode(media, torch.zeros(len(media.frame_counts), dtype=torch.long), text_B, budget_B)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads one of our checkpoints, or a published one (then see :func:`longvu_model.official.load`)."""
+        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
+            from longvu_model import official  # it needs this module
+
+            if official.is_published(pretrained_model_name_or_path):
+                return official.load(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Continues each row; the ids returned are the new ones only, as when generating from embeddings.
 
-        Takes the inputs of :meth:`forward` and everything ``GenerationMixin.generate`` takes.
+        Takes the inputs of :meth:`forward`, ``encoded`` from :meth:`encode_video` instead of them, and everything
+        ``GenerationMixin.generate`` takes.
         """
         if input_ids is None:
-            return super().generate(**kwargs)
-        media = {name: kwargs.pop(name) for name in Media.__dataclass_fields__ if name in kwargs}
-        if media:
-            merged = self.model.see(
-                input_ids, Media(**media), kwargs.pop("attention_mask", None), generating=True
-            ).merged
+            return super().generate(**kwargs)  # type: ignore[misc]
+        fields = {name: kwargs.pop(name) for name in Media.__dataclass_fields__ if name in kwargs}
+        media = Media(**fields) if fields else kwargs.pop("encoded", None)
+        if media is not None:
+            merged = self.model.see(input_ids, media, kwargs.pop("attention_mask", None), generating=True).merged
             inputs_embeds, mask = merged.inputs_embeds, merged.attention_mask
         else:
             inputs_embeds, mask = self.get_input_embeddings()(input_ids), kwargs.pop("attention_mask", None)
         if mask is not None:
             kwargs["attention_mask"] = mask.long()
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)
+        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]

@@ -22,7 +22,7 @@ from huggingface_hub import snapshot_download, split_torch_state_dict_into_shard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Dinov2Config, LlamaConfig, Qwen2Config, SiglipVisionConfig
+from transformers import Dinov2Config, LlamaConfig, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
 from longvu_model import checkpoint_names as names
 from longvu_model.config import LongVUConfig
@@ -40,10 +40,10 @@ class CheckpointError(ValueError):
     """A checkpoint does not fit the model; the message names the tensors or the field."""
 
 
-def is_published(folder: str | Path) -> bool:
-    """Whether a local folder holds a checkpoint in the published layout."""
-    config = Path(folder) / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") in _TEXT_CONFIGS
+def is_published(source: str | Path) -> bool:
+    """Whether a folder or hub id holds a checkpoint in the published layout."""
+    config, _ = PreTrainedConfig.get_config_dict(source)
+    return config.get("model_type") in _TEXT_CONFIGS
 
 
 def load(
@@ -99,9 +99,7 @@ def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_
         max_shard_size,
     )
     dino = config.dino_config.to_dict()
-    _write(
-        folder / "dinov2", dino, _published_state(state, "model.towers.dino.", names.DINO_NAMES), max_shard_size
-    )
+    _write(folder / "dinov2", dino, _published_state(state, "model.towers.dino.", names.DINO_NAMES), max_shard_size)
 
 
 def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) -> LongVUConfig:
@@ -325,9 +323,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
 
 
-def _published_state(
-    state: Mapping[str, Tensor], prefix: str, pairs: Sequence[names.NamePair]
-) -> dict[str, Tensor]:
+def _published_state(state: Mapping[str, Tensor], prefix: str, pairs: Sequence[names.NamePair]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
         if name.startswith(prefix) and (prefix or not name.startswith("model.towers.")):
