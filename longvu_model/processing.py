@@ -23,7 +23,7 @@ from longvu_model.image_processing import (
     tower_pixels,
 )
 from longvu_model.padding import pad_rows
-from longvu_model.prompts import CHAT_TEMPLATES, IMAGE_MARKER, drop_doubled_bos, tokenize_with_slots
+from longvu_model.prompts import CHAT_TEMPLATES, IMAGE_MARKER, check_style, drop_doubled_bos, tokenize_with_slots
 from longvu_model.video_processing import LongVUVideoProcessor
 
 _CLASSES = {
@@ -68,8 +68,11 @@ class LongVUProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(LLAMA_PAD_ID) or tokenizer.eos_token
         sizes = {"siglip_size": config.siglip_config.image_size, "dino_size": config.dino_image_size}
-        template = CHAT_TEMPLATES[config.prompt_style]
-        return cls(LongVUImageProcessor(**sizes), tokenizer, LongVUVideoProcessor(**sizes), chat_template=template)
+        style = str(config.prompt_style)
+        check_style(style)
+        return cls(
+            LongVUImageProcessor(**sizes), tokenizer, LongVUVideoProcessor(**sizes), chat_template=CHAT_TEMPLATES[style]
+        )
 
     def __call__(
         self,
@@ -109,8 +112,8 @@ class LongVUProcessor(ProcessorMixin):
             if images is None and videos is None:
                 raise ValueError("nothing to process: give text, images or videos")
             return self._inputs(None, slot_sources(None, images, videos)[1], return_tensors, arguments)
-        prompts = [text] if isinstance(text, str) else list(text)
-        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        prompts = [text] if isinstance(text, str) else text
+        if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(one, str) for one in prompts):
             raise ValueError(f"text is {text!r:.80}: give a prompt or a list of prompts")
         prompts, sources = slot_sources(prompts, images, videos)
         return self._inputs(prompts, sources, return_tensors, arguments)

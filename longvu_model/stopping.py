@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import BoolTensor, LongTensor
+from torch import BoolTensor, Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from longvu_model.semantics import Semantics
@@ -49,7 +49,7 @@ class KeywordStop(StoppingCriteria):
         self.rules = rules
         self.prompt_length = prompt_length
 
-    def __call__(self, input_ids: LongTensor, scores: Any = None, **kwargs: Any) -> BoolTensor:
+    def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> BoolTensor:
         """Which rows are finished: bool (B,).
 
         Args:
