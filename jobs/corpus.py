@@ -1,0 +1,18 @@
+"""``longvu corpus FOLDER``: synthetic videos with questions whose answers are known."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.corpus import CorpusConfig, write_corpus
+from pipelines.errors import UserError
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        config = CorpusConfig(num_videos=options.videos, seconds=options.seconds, seed=options.seed)
+        corpus = write_corpus(options.folder, config)
+    except (ValueError, FileExistsError) as error:
+        raise UserError(str(error)) from None
+    print(f"{corpus.directory}: {len(corpus.videos)} videos of {options.seconds:g} s, {corpus.num_questions} questions")
+    return 0
