@@ -280,6 +280,7 @@ class HashingOutput:
             local_path(self.uri).unlink(missing_ok=True)
         else:
             self._file.discard()
+            self._file.closed = True  # or s3fs tries to finish the upload when the object is collected
 
     def __enter__(self) -> Self:
         return self
@@ -364,7 +365,7 @@ def _s3() -> Any:
     import s3fs
 
     # Other processes write to the same prefixes, so a remembered listing would hide their work.
-    return s3fs.S3FileSystem(use_listings_cache=False)
+    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
 
 
 @contextlib.contextmanager

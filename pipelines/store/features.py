@@ -146,7 +146,9 @@ def decode(column: pa.ChunkedArray, spec: FeatureSpec) -> torch.Tensor:
         else:
             target_FB[:] = stored_FB
         first += count
-    return torch.from_numpy(raw_FB).view(getattr(torch, spec.dtype)).view(-1, spec.tokens, spec.width)
+    # shaped before it is reinterpreted: torch refuses to reinterpret an empty (0, B) array
+    raw_FPB = torch.from_numpy(raw_FB.reshape(len(raw_FB), spec.tokens, spec.width * spec.itemsize))
+    return raw_FPB.view(getattr(torch, spec.dtype))
 
 
 def content_digest(raw_FB: np.ndarray, frame_index_F: np.ndarray) -> str:

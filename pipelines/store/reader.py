@@ -23,7 +23,7 @@ from pipelines.store.commits import Commit, StoredFile, read_commits
 from pipelines.store.features import FeatureSpec, decode
 from pipelines.store.manifest import FILE_NAME, StoreError, StoreManifest
 from pipelines.store.schema import FAILED, VIDEOS
-from pipelines.store.videos import MERGED, PER_FRAME, merge_chunks, stored_columns
+from pipelines.store.videos import MERGED, PER_FRAME, join_frames, merge_chunks, stored_columns
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ class FeatureStore:
         """
         if not PER_FRAME.intersection(columns):
             return self._index
-        return self._read_videos(self.commits, columns)
+        return merge_chunks(self._read_videos(self.commits, columns))
 
     def quarantine(self) -> pa.Table:
         """The sources that failed: what they are and why."""
@@ -211,15 +211,16 @@ class FeatureStore:
     @functools.cached_property
     def _index(self) -> pa.Table:
         """The videos table without its values per frame."""
-        return self._read_videos(self.commits, [name for name in MERGED.names if name not in PER_FRAME])
+        return merge_chunks(self._read_videos(self.commits, [name for name in MERGED.names if name not in PER_FRAME]))
 
     def _read_videos(self, units: Iterable[str], columns: Iterable[str]) -> pa.Table:
+        """Rows of the videos schema that units wrote, with what is needed to merge them."""
         names = stored_columns(columns)
         schema = pa.schema([VIDEOS.field(name) for name in names])
         uris = [storage.join(self.uri, self.commits[unit].videos.path) for unit in units]
         with ThreadPoolExecutor(_READERS) as readers:
             tables = readers.map(lambda uri: pq.read_table(storage.arrow_input(uri), columns=names), uris)
-            return merge_chunks(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)]))
+            return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
@@ -244,9 +245,9 @@ class FeatureStore:
         known = self._index.slice(position, 1).to_pylist()[0]
         if known["status"] == FAILED:
             raise StoreError(f"video {video_id[:12]} ({storage.shown(known['source'])}) failed: {known['message']}")
-        rows = self._read_videos(known["units"], MERGED.names)
+        rows = self._read_videos(known["units"], PER_FRAME)
         same = pc.and_(pc.equal(rows["source"], known["source"]), pc.equal(rows["version"], known["version"]))
-        return rows.filter(same).to_pylist()[0] | known
+        return known | join_frames(rows.filter(same).to_pylist())
 
     def _frame_parts(self, video: dict[str, Any], columns: list[str] | None = None) -> Iterator[pa.Table]:
         for unit in video["units"]:

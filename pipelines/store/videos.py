@@ -69,6 +69,13 @@ def merge_chunks(rows: pa.Table) -> pa.Table:
     return table.sort_by([("source", "ascending"), ("version", "ascending")]) if merged else table
 
 
+def join_frames(chunks: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns with a value per sampled frame, over the chunks of one source."""
+    ordered = sorted(chunks, key=lambda chunk: chunk["chunk"])
+    present = [name for name in _JOINED if all(name in chunk for chunk in ordered)]
+    return {name: [value for chunk in ordered for value in chunk[name] or ()] for name in present}
+
+
 def _merge(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A source's chunks in order -> its row. What follows the first chunk that is not ok is not part of the video."""
     good = _good_prefix(chunks)
@@ -77,8 +84,7 @@ def _merge(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     row["units"] = [chunk["unit_id"] for chunk in good]
     if bad is not None:
         row |= {"status": TRUNCATED if good else FAILED, "error": bad["error"], "message": bad["message"]}
-    for name in row.keys() & set(_JOINED):
-        row[name] = [value for chunk in good for value in chunk[name] or ()]
+    row |= join_frames(good)
     for name in row.keys() & set(_ADDED):
         row[name] = sum(chunk[name] or 0 for chunk in good)
     for name in row.keys() & set(_DIGESTS):

@@ -7,6 +7,7 @@ import importlib.metadata
 import secrets
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -75,8 +76,7 @@ def _groups(frames: pa.Table) -> list[pa.Table]:
     """Row groups hold one video each, so that reading a video reads nothing else."""
     runs = pc.run_end_encode(frames["video_id"].combine_chunks())
     ends = runs.run_ends.to_pylist()
-    starts = [0, *ends[:-1]]
-    return [frames.slice(start, end - start) for start, end in zip(starts, ends, strict=True)] or [frames]
+    return [frames.slice(start, end - start) for start, end in pairwise([0, *ends])] or [frames]
 
 
 def _write(store: str, path: str, tables: list[pa.Table]) -> StoredFile:

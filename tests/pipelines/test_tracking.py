@@ -1,0 +1,56 @@
+"""MLflow: one run per output, continued; an unreachable server spools and loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipelines.tracking import RunIdentity, TrackedRun, tracking_uri
+
+IDENTITY = RunIdentity("extract", "extract tiny", "file:///store")
+
+
+@pytest.fixture(autouse=True)
+def local_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def test_a_restart_continues_the_run_and_nothing_spooled_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrackedRun(tmp_path, IDENTITY) as run:
+        run.params({"rate": 1, "actors": 2})
+        run.metrics({"frames": 10.0}, step=1)
+        run.link("demo", "abc")
+    first = run.run_id
+
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with TrackedRun(tmp_path, IDENTITY) as run:
+            run.params({"rate": 1, "actors": 4})
+            run.metrics({"frames": 20.0}, step=2)
+        assert run.run_id is None
+        assert "could not be reached" in run.place and str(tmp_path) in run.place
+        assert len(list((tmp_path / "mlflow-spool").iterdir())) == 1
+
+    with pytest.raises(RuntimeError), TrackedRun(tmp_path, IDENTITY) as run:
+        raise RuntimeError
+    assert run.run_id == first
+    assert not list((tmp_path / "mlflow-spool").iterdir())
+
+    client = MlflowClient(tracking_uri=tracking_uri(tmp_path))
+    data = client.get_run(str(first))
+    assert data.info.status == "FAILED"
+    assert data.data.params == {"rate": "1", "actors": "2"}
+    assert data.data.tags["restarted.actors"] == "4"
+    assert data.data.tags["longvu.link.demo"] == "abc"
+    assert [metric.value for metric in client.get_metric_history(str(first), "frames")] == [10.0, 20.0]
+
+
+def test_another_output_is_another_run(tmp_path: Path) -> None:
+    with TrackedRun(tmp_path, IDENTITY) as one, TrackedRun(tmp_path, RunIdentity("extract", "b", "file:///b")) as two:
+        assert one.run_id != two.run_id
+    assert one.place.startswith("sqlite:///")
