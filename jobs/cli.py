@@ -65,6 +65,7 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="keep a frame whose mean DINOv2 similarity to its window is below T (default: the model's, 0.83)",
     )
+    parser.add_argument("--store", metavar="URI", help="take what is known of the video from this feature store")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
 
 
@@ -75,7 +76,6 @@ def build_parser() -> Parser:
     ask = commands.add_parser("ask", help="answer a question about a video")
     add_watching(ask)
     ask.add_argument("question", metavar="QUESTION")
-    ask.add_argument("--store", metavar="URI", help="take the features from this feature store: nothing is decoded")
     ask.add_argument("--max-new-tokens", type=COUNT, default=128, metavar="N", help="limit on the answer (default 128)")
 
     frames = commands.add_parser("frames", help="contact sheet: every sampled frame, kept ones marked")
@@ -107,7 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(words)
     from pipelines.errors import run_cli
 
-    return run_cli(lambda _: int(import_module(f"jobs.{options.command}").run(options)), [])
+    return run_cli(lambda _: run_command(options), [])
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Import the command and run it; returns the exit code."""
+    if "video" in options and options.store is None:
+        from longvu_model.video import probe
+
+        probe(options.video)  # a wrong file is known in an instant, before the seconds that torch takes to import
+    return int(import_module(f"jobs.{options.command}").run(options))
 
 
 if __name__ == "__main__":

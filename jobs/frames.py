@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from jobs.ask import check_towers
 from jobs.checkpoint import checkpoint_folder, device_of
 from jobs.terminal import quiet_libraries
+from longvu_model.towers import DinoTower
 from longvu_model.video import FrameSampling
+from pipelines import storage
 from pipelines.contact_sheet import contact_sheet
 from pipelines.errors import UserError
 from pipelines.extract.towers import load_towers
-from pipelines.scored_frames import score_video
+from pipelines.scored_frames import score_video, stored_frames
+from pipelines.store import FeatureStore
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,17 +24,21 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{Path(options.video).stem}.frames.png")
     if not output.parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.parent}; create it first")
-    bundle = load_towers(checkpoint_folder(options.model), ("dinov2",))
-    tower = bundle.build("dinov2").to(device)
+    folder = checkpoint_folder(options.model)
+    bundle = load_towers(folder, ("dinov2",))
     threshold = bundle.config.dino_threshold if options.threshold is None else options.threshold
-    scored = score_video(options.video, tower, FrameSampling(fps=options.fps), threshold=threshold)
+    if options.store is None:
+        tower = bundle.build("dinov2")
+        assert isinstance(tower, DinoTower)
+        sampling = FrameSampling(fps=options.fps)
+        scored = score_video(options.video, tower.to(device), sampling, threshold=threshold)
+    else:
+        store = FeatureStore.open(options.store)
+        check_towers(store, folder)
+        scored = stored_frames(store, storage.sha256(storage.resolve(options.video)), threshold=threshold)
+    title = Path(options.video).name
     sheet = contact_sheet(
-        scored.frames,
-        scored.times_s,
-        scored.similarity,
-        scored.kept,
-        title=Path(options.video).name,
-        threshold=threshold,
+        scored.frames, scored.times_s, scored.similarity, scored.kept, title=title, threshold=threshold
     )
     sheet.save(output, format="PNG")
     kept = int(scored.kept.sum())

@@ -76,7 +76,7 @@ class Answer:
         )
 
 
-def load_model(folder: Path, device: str) -> tuple[LongVUForConditionalGeneration, LongVUProcessor]:
+def load_model(folder: Path, device: torch.device) -> tuple[LongVUForConditionalGeneration, LongVUProcessor]:
     """A checkpoint, in our layout or the published one, with the processor that fits it.
 
     Raises:

@@ -1,0 +1,88 @@
+"""The README tells the truth: its commands run, its tree is the tree, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import JOBS, build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+# <!-- tested --> before a block: it is executed, top to bottom, in a folder that holds nothing else.
+BLOCKS = re.findall(r"(<!-- tested -->\n)?```bash\n(.*?)```", README, re.DOTALL)
+TESTED = [block for mark, block in BLOCKS if mark]
+COMMANDS = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.replace("\\\n", "").splitlines()]
+TREE = re.search(r"<!-- tree -->\n```text\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command])
+def test_every_command_exists(command: str) -> None:
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets)
+    elif words[0] == "longvu" and words[1] in JOBS:
+        assert find_spec(f"jobs.{words[1]}")
+    elif words[0] == "longvu":
+        build_parser().parse_args(words[1:])
+    elif words[:2] == ["python", "-m"]:
+        assert find_spec(words[2])
+    else:
+        assert words[0] in {"git", "cd", "source", "mlflow"}, f"not a command of ours: {command}"
+
+
+@pytest.mark.parametrize("block", TESTED, ids=range(len(TESTED)))
+def test_blocks_run(block: str, tmp_path: Path) -> None:
+    """In a fresh folder, as a user would type them; the cache of built presets is the test's own."""
+    assert (Path(sys.executable).parent / "longvu").exists(), "the console script is missing: run `make setup`"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+def test_some_blocks_are_tested() -> None:
+    assert TESTED
+
+
+def test_the_tree_lists_every_module_and_nothing_else() -> None:
+    assert TREE, "README.md has no <!-- tree --> block"
+    listed, folder = set(), ""
+    for line in filter(None, TREE[1].splitlines()):
+        name = line.split()[0]
+        if line.startswith(" "):
+            listed.add(folder + name)
+        else:
+            folder = name if name.endswith("/") else ""
+            assert (ROOT / name).exists(), f"the tree lists {name}, which is gone"
+    for name in listed:
+        assert (ROOT / name).exists(), f"the tree lists {name}, which is gone"
+    modules = {
+        str(path.relative_to(ROOT))
+        for top in ("longvu_model", "pipelines", "jobs")
+        for path in [*(ROOT / top).rglob("*.py"), *(ROOT / top).rglob("*.yaml")]
+        if path.name != "__init__.py"
+    }
+    unlisted = modules - listed
+    assert not unlisted, f"missing from the tree: {sorted(unlisted)}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_links_between_files_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}, which is gone"
