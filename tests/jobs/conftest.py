@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tests.pipelines.conftest import write_video
+
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 s at 5 fps, 128x72: four scenes of drifting colour blobs."""
-    path = tmp_path_factory.mktemp("videos") / "scenes.mp4"
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:72, 0:128]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=5, options={"preset": "ultrafast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
-        for _ in range(4):
-            centres, colours = rng.uniform(0, [128, 72], (6, 2)), rng.uniform(0, 255, (6, 3))
-            for step in range(50):
-                weights = np.exp(-(((x[..., None] - centres[:, 0] - 0.1 * step) ** 2 + (y[..., None] - centres[:, 1]) ** 2) / 600))
-                picture = (weights @ colours / (weights.sum(-1, keepdims=True) + 1e-3)).clip(0, 255).astype(np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    """Four scenes of 10 s at 4 fps."""
+    return write_video(tmp_path_factory.mktemp("videos") / "scenes.mp4", [10, 10, 10, 10])
 
 
 def write_audio(path: Path) -> None:
@@ -55,7 +44,7 @@ def bad_video(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Commands build the tiny preset once, away from the user's own cache."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
