@@ -1,0 +1,166 @@
+"""Weights for towers that were never trained, under which DINOv2 similarity still means something.
+
+A randomly initialised DINOv2 finds any two pictures alike: its features are almost the same constant whatever it sees,
+so no frame is ever kept. The towers of the tiny preset are small, not trained, and yet have to tell scenes apart, so
+their weights are set by design. The architecture is untouched: every number below lands in an ordinary parameter.
+
+Patch filters. The patch convolution measures the low-frequency cosine coefficients of three opponent colour signals
+(light-dark, red-blue, green-magenta) and writes them along random orthonormal directions of the residual stream. The
+padding around a wide frame is the mean colour, hence zero in all of them: it adds nothing to a similarity.
+
+DINOv2 then does three things to the coefficients of a patch:
+
+1. Divisive normalisation. Two channels carry a constant ±``PEDESTAL`` that only the norms see: LayerNorm divides by
+   sqrt(pedestal^2 + contrast^2), which is close to linear, instead of blowing faint texture up to full strength.
+   The final norm removes the pedestal.
+2. Rectified light. The MLP of the first block cancels most of the light-dark signal where it is negative: darkness,
+   which looks the same in all dark scenes, says little; lit things say much. It is a ReLU made of one sharp GELU.
+3. Partial centring. Attention of the last block, nearly uniform, subtracts a part of the frame's mean, so that two
+   frames are compared more by their layout than by their overall tint.
+
+Gains favour colour over light (it varies less within a scene, and more between scenes) and large forms over detail
+(which motion decorrelates). Everything else is small noise around zero: positions, attention and MLP weights.
+
+SigLIP gets the same filters, whitened, so that colour and shape within a patch survive for training.
+
+``tests/benchmarks/similarity.py`` prints what this achieves, on the synthetic corpus and on any video file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longvu_model.towers import DinoTower, Mlp, SiglipTower, Towers, VisionBlock
+
+NOISE_STD = 0.02
+PEDESTAL = 8.0
+RECTIFIER_SHARPNESS = 8.0
+DARK_GAIN = 0.15
+CENTRING = 0.7
+DINO_CHROMA_GAIN = 2.25
+DINO_DETAIL_GAIN = 0.2
+# SigLIP normalises pixels by 0.5 where DINOv2 uses about 0.225.
+SIGLIP_GAIN = 2.0
+SIGLIP_CHROMA_GAIN = 2.0
+# Cosine coefficients of natural pictures fall off as one over frequency; this flattens them.
+SIGLIP_DETAIL_GAIN = 2.0
+
+
+@torch.no_grad()
+def initialize_towers(towers: Towers, seed: int = 0) -> None:
+    """Overwrite all weights of both towers, in place; the result depends on ``seed`` and the shapes alone.
+
+    Raises:
+        ValueError: a tower is too narrow for colour filters, or DINOv2 has fewer than two blocks or a gated MLP.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    _initialize_siglip(towers.siglip, generator)
+    _initialize_dino(towers.dino, generator)
+
+
+def _initialize_siglip(tower: SiglipTower, generator: torch.Generator) -> None:
+    _fill_with_noise(tower, generator)
+    filters, order, chroma = patch_filters(tower, most=tower.width - 1)
+    gain = SIGLIP_GAIN * torch.where(chroma, SIGLIP_CHROMA_GAIN, 1.0) * (1 + SIGLIP_DETAIL_GAIN * order)
+    directions = _orthonormal_directions(tower.width, len(filters), generator)
+    tower.patch.weight.copy_(torch.einsum("dk,kcij->dcij", directions * gain, filters))
+
+
+def _initialize_dino(tower: DinoTower, generator: torch.Generator) -> None:
+    first, last = cast(VisionBlock, tower.blocks[0]), cast(VisionBlock, tower.blocks[-1])
+    rectifier = first.mlp
+    if len(tower.blocks) < 2 or not isinstance(rectifier, Mlp):
+        raise ValueError(
+            f"a DINOv2 of {len(tower.blocks)} blocks with {type(first.mlp).__name__}: these weights need at least "
+            "2 blocks and a plain MLP (num_hidden_layers >= 2, use_swiglu_ffn=False)"
+        )
+    _fill_with_noise(tower, generator)
+    content = tower.width - 2
+    for linear in (module for module in tower.modules() if isinstance(module, nn.Linear)):
+        # The pedestal is the same everywhere; noise that reads it would be a constant, and make all frames alike.
+        if linear.in_features == tower.width:
+            linear.weight[:, content:] = 0
+        if linear.out_features == tower.width:
+            linear.weight[content:] = 0
+    tower.position[:, content:] = 0
+    tower.class_token[..., content:] = 0
+
+    filters, order, chroma = patch_filters(tower, most=content - 1)
+    gain = torch.where(chroma, DINO_CHROMA_GAIN, 1.0) * torch.where(order > 0, DINO_DETAIL_GAIN, 1.0)
+    directions = _orthonormal_directions(content, len(filters), generator)
+    tower.patch.weight.zero_()
+    tower.patch.weight[:content] = torch.einsum("dk,kcij->dcij", directions * gain, filters)
+    assert tower.patch.bias is not None
+    tower.patch.bias[content:] = torch.tensor([PEDESTAL, -PEDESTAL])
+    tower.norm.weight[content:] = 0
+
+    # What LayerNorm divides by where there is no contrast.
+    norm_scale = PEDESTAL * math.sqrt(2 / tower.width)
+    light = directions[:, 0]
+    rectifier.fc1.weight[0, :content] = -RECTIFIER_SHARPNESS * light
+    rectifier.fc2.weight[:content, 0] = (1 - DARK_GAIN) * norm_scale / RECTIFIER_SHARPNESS * light
+    last.value.weight[:content, :content] += torch.eye(content)
+    last.out.weight[:content, :content] -= CENTRING * norm_scale * torch.eye(content)
+
+
+def patch_filters(tower: SiglipTower | DinoTower, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Colour-opponent cosine filters by rising frequency, as many whole orders as ``most`` allows.
+
+    Returns:
+        filters (K, 3, p, p) for patches of p pixels; order (K,), the sum of the two spatial frequencies, 0 for the mean
+        over the patch; chroma bool (K,), whether a filter measures colour rather than light. Filter 0 is mean light.
+
+    Raises:
+        ValueError: ``most`` is below 3, so that not even the mean colour fits.
+    """
+    if most < 3:
+        raise ValueError(f"room for {most} patch filters: the mean colour alone needs 3, make the tower wider")
+    patch_size = tower.patch.kernel_size[0]
+    pixel = torch.arange(patch_size) + 0.5
+    waves = torch.cos(math.pi / patch_size * torch.arange(patch_size)[:, None] * pixel)
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    pairs = sorted(((v, h) for v in range(patch_size) for h in range(patch_size)), key=lambda pair: (sum(pair), pair))
+    pairs = [pair for pair in pairs if 3 * sum(sum(other) <= sum(pair) for other in pairs) <= most]
+    colours = _opponent_colours(tower.image_mean, tower.image_std)
+    filters = torch.stack(
+        [torch.einsum("c,i,j->cij", colour, waves[v], waves[h]) for v, h in pairs for colour in colours]
+    )
+    order = torch.tensor([float(v + h) for v, h in pairs for _ in colours])
+    chroma = torch.tensor([False, True, True] * len(pairs))
+    # A filter answers with the amplitude of its wave, whatever the size of the patch.
+    return filters / patch_size, order, chroma
+
+
+def _opponent_colours(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Orthonormal rows light-dark, red-blue, green-magenta (3, 3) for normalised pixels.
+
+    Light runs from black to the mean colour. A fixed (1, 1, 1) would not do: ImageNet's mean is warm, and all darkness
+    would count as blue.
+    """
+    light = functional.normalize(torch.tensor(mean) / torch.tensor(std), dim=0)
+    red_blue = torch.tensor([1.0, 0.0, -1.0])
+    red_blue = functional.normalize(red_blue - (red_blue @ light) * light, dim=0)
+    return torch.stack([light, red_blue, torch.linalg.cross(red_blue, light)])
+
+
+def _orthonormal_directions(width: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random orthonormal columns (width, count), each of zero mean, which LayerNorm would subtract."""
+    start = torch.cat([torch.ones(width, 1), torch.randn(width, count, generator=generator)], dim=1)
+    return torch.linalg.qr(start).Q[:, 1:]
+
+
+def _fill_with_noise(tower: nn.Module, generator: torch.Generator) -> None:
+    """N(0, NOISE_STD) for weights, positions and tokens; 0 for biases; 1 for norms and layer scales."""
+    for name, parameter in tower.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name or "scale" in name:
+            parameter.fill_(1)
+        else:
+            parameter.normal_(0, NOISE_STD, generator=generator)

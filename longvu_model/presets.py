@@ -1,0 +1,245 @@
+"""Ready-made configurations: the published models by size, and ``tiny``, which is built on the spot.
+
+The published values are those of SEMANTICS section 1: 24 x 24 tokens per tower, frames of 12 x 12 tokens at full and
+8 x 8 at low resolution; the image stage, which comes first, shows 24 x 24 and has no low resolution. ``tiny`` keeps
+these ratios at half the size and runs at hundreds of frames a second on one CPU core.
+
+Presets are for new models, so their semantics are the corrected ones; published checkpoints bring their own
+configuration (:mod:`longvu_model.official`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from transformers import (
+    Dinov2Config,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from longvu_model.config import LongVUConfig
+from longvu_model.initialization import initialize_towers
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.processing import LongVUProcessor
+from longvu_model.tiny_tokenizer import build_tiny_tokenizer
+
+Stage = Literal["image", "video"]
+
+TINY_VOCABULARY = 1024
+SEAL = "preset.json"
+# Part of the digest: raise it when the same preset and seed would get other weights.
+_BUILD_VERSION = 1
+
+
+class Preset(Protocol):
+    """Makes the configuration of a stage."""
+
+    def __call__(self, stage: Stage = "video") -> LongVUConfig: ...
+
+
+def longvu_qwen2_7b(stage: Stage = "video") -> LongVUConfig:
+    text = Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        use_sliding_window=False,
+        bos_token_id=151643,
+        eos_token_id=151645,
+    )
+    return _published(text, stage)
+
+
+def longvu_llama3_2_3b(stage: Stage = "video") -> LongVUConfig:
+    return _published(_llama3_2(hidden_size=3072, num_hidden_layers=28, num_attention_heads=24), stage)
+
+
+def longvu_llama3_2_1b(stage: Stage = "video") -> LongVUConfig:
+    return _published(_llama3_2(hidden_size=2048, num_hidden_layers=16, num_attention_heads=32), stage)
+
+
+def tiny(stage: Stage = "video") -> LongVUConfig:
+    """About a million parameters; 1024 tokens hold 28 full or 64 low frames, as 8192 hold 56 and 128 in the release."""
+    tokenizer = build_tiny_tokenizer("qwen", TINY_VOCABULARY)
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    tower: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 8}
+    return LongVUConfig(
+        text_config=text,
+        siglip_config=SiglipVisionConfig(**tower, intermediate_size=128, image_size=96, vision_use_head=False),
+        # The position table is made for 14 x 14 patches and resized to 12 x 12, as 37 x 37 to 27 x 27 in the release.
+        dino_config=Dinov2Config(**tower, mlp_ratio=2, image_size=112),
+        dino_image_size=96,
+        token_grid=12,
+        **_stage(stage, full_grid=6, low_grid=4),
+        vision_hidden_size=96,
+        connector_depth=2,
+        aggregator_heads=4,
+        max_sequence_length=1024,
+        answer_reserve=16,
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    preset.__name__: preset for preset in (tiny, longvu_qwen2_7b, longvu_llama3_2_3b, longvu_llama3_2_1b)
+}
+
+# Presets that come with a tokenizer and weights of our own making.
+_BUILDABLE: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "tiny": lambda: build_tiny_tokenizer("qwen", TINY_VOCABULARY)
+}
+
+
+def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, stage: Stage = "video") -> Path:
+    """Write a loadable model folder: configuration, weights, tokenizer and processor.
+
+    The towers get the structured weights of :mod:`longvu_model.initialization`, everything else the library's usual
+    random ones. The same arguments give the same bytes; a folder that already holds them is left alone, and one that
+    holds another build of a preset is written anew.
+
+    Returns:
+        The folder, for ``LongVUForConditionalGeneration.from_pretrained`` and ``LongVUProcessor.from_pretrained``.
+
+    Raises:
+        ValueError: there is no such preset, or it has to be loaded from a checkpoint.
+        FileExistsError: the folder holds something that this function did not write.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: use one of {', '.join(PRESETS)}")
+    if name not in _BUILDABLE:
+        raise ValueError(
+            f"preset {name!r} is a configuration only, too large to be useful with random weights: load a checkpoint "
+            f"with LongVUForConditionalGeneration.from_pretrained, or build one of {', '.join(_BUILDABLE)}"
+        )
+    folder = Path(directory)
+    config, tokenizer = PRESETS[name](stage), _BUILDABLE[name]()
+    digest = _digest(config, tokenizer, seed)
+    seal = folder / SEAL
+    if seal.is_file():
+        if json.loads(seal.read_text())["digest"] == digest:
+            return folder
+        # Whoever looks in meanwhile finds an unsealed folder, not a mixture.
+        seal.unlink()
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and holds no preset ({SEAL}): choose another folder")
+    model = random_model(config, seed)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    model.save_pretrained(folder)
+    LongVUProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    partial = folder / f"{SEAL}.partial"
+    partial.write_text(json.dumps({"preset": name, "stage": stage, "seed": seed, "digest": digest}, indent=2) + "\n")
+    os.replace(partial, seal)
+    return folder
+
+
+def random_model(config: LongVUConfig, seed: int = 0) -> LongVUForConditionalGeneration:
+    """A float32 model with towers of structured and all else of random weights; torch's own seed stays untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LongVUForConditionalGeneration(config)
+    initialize_towers(model.model.towers, seed)
+    return model.eval()
+
+
+def _published(text: PreTrainedConfig, stage: Stage) -> LongVUConfig:
+    return LongVUConfig(
+        text_config=text,
+        siglip_config=SiglipVisionConfig(
+            hidden_size=1152,
+            intermediate_size=4304,
+            num_hidden_layers=27,
+            num_attention_heads=16,
+            patch_size=14,
+            image_size=384,
+            vision_use_head=False,
+        ),
+        dino_config=Dinov2Config(
+            hidden_size=1536,
+            num_hidden_layers=40,
+            num_attention_heads=24,
+            patch_size=14,
+            image_size=518,
+            use_swiglu_ffn=True,
+        ),
+        dino_image_size=378,
+        token_grid=24,
+        **_stage(stage, full_grid=12, low_grid=8),
+        vision_hidden_size=1024,
+        connector_depth=3,
+        aggregator_heads=16,
+        max_sequence_length=8192,
+        answer_reserve=16,
+    )
+
+
+def _stage(stage: Stage, full_grid: int, low_grid: int) -> dict[str, Any]:
+    """The fields in which the two stages differ; both share dino_threshold 0.83 and drop_threshold 0.8."""
+    if stage not in get_args(Stage):
+        raise ValueError(f"stage={stage!r}: use {' or '.join(get_args(Stage))}")
+    video = stage == "video"
+    return {
+        "full_grid": full_grid if video else 2 * full_grid,
+        "low_grid": low_grid,
+        "mixed_resolution": video,
+        "dino_threshold": 0.83,
+        "drop_threshold": 0.8,
+    }
+
+
+def _llama3_2(hidden_size: int, num_hidden_layers: int, num_attention_heads: int) -> LlamaConfig:
+    """Llama 3.2 without rope scaling, which the release's library refused."""
+    return LlamaConfig(
+        vocab_size=128256,
+        hidden_size=hidden_size,
+        intermediate_size=8192,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        bos_token_id=128000,
+        eos_token_id=[128001, 128008, 128009],
+    )
+
+
+def _digest(config: LongVUConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> str:
+    record = [_BUILD_VERSION, seed, _without_version(config.to_dict()), tokenizer.backend_tokenizer.to_str()]
+    return hashlib.blake2b(json.dumps(record, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _without_version(fields: Any) -> Any:
+    if isinstance(fields, dict):
+        return {key: _without_version(value) for key, value in fields.items() if key != "transformers_version"}
+    return fields
