@@ -183,7 +183,7 @@ class Aggregator(nn.Module):
                 )
                 mask_n2R = None if mask_N2R is None else mask_N2R[here].to(siglip_BTD.device)
                 query_nD = self.queries[group][None]
-                for layer in self.groups.get_submodule(str(group)).children():
+                for layer in self.groups[group].children():
                     query_nD = layer(query_nD, context_BD, frame_n.to(context_BD.device), windows, mask_n2R)
                 outputs[group].append(query_nD)
         empty = siglip_FTD.new_zeros(0, width)

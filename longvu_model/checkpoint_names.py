@@ -37,16 +37,21 @@ MODEL_NAMES: Sequence[NamePair] = (
     ("lm_head.{}", "lm_head.{}"),
 )
 
+_SIGLIP_NAMES: Sequence[NamePair] = (
+    ("embeddings.patch_embedding.{}", "patch.{}"),
+    ("embeddings.position_embedding.weight", "position"),
+    ("encoder.layers.{}.layer_norm1.{}", "blocks.{}.norm1.{}"),
+    ("encoder.layers.{}.layer_norm2.{}", "blocks.{}.norm2.{}"),
+    ("encoder.layers.{}.self_attn.q_proj.{}", "blocks.{}.query.{}"),
+    ("encoder.layers.{}.self_attn.k_proj.{}", "blocks.{}.key.{}"),
+    ("encoder.layers.{}.self_attn.v_proj.{}", "blocks.{}.value.{}"),
+    ("encoder.layers.{}.self_attn.out_proj.{}", "blocks.{}.out.{}"),
+    ("encoder.layers.{}.mlp.{}", "blocks.{}.mlp.{}"),
+)
+# The library has written the vision tower both with and without its prefix; published files have it.
 SIGLIP_NAMES: Sequence[NamePair] = (
-    ("vision_model.embeddings.patch_embedding.{}", "patch.{}"),
-    ("vision_model.embeddings.position_embedding.weight", "position"),
-    ("vision_model.encoder.layers.{}.layer_norm1.{}", "blocks.{}.norm1.{}"),
-    ("vision_model.encoder.layers.{}.layer_norm2.{}", "blocks.{}.norm2.{}"),
-    ("vision_model.encoder.layers.{}.self_attn.q_proj.{}", "blocks.{}.query.{}"),
-    ("vision_model.encoder.layers.{}.self_attn.k_proj.{}", "blocks.{}.key.{}"),
-    ("vision_model.encoder.layers.{}.self_attn.v_proj.{}", "blocks.{}.value.{}"),
-    ("vision_model.encoder.layers.{}.self_attn.out_proj.{}", "blocks.{}.out.{}"),
-    ("vision_model.encoder.layers.{}.mlp.{}", "blocks.{}.mlp.{}"),
+    *((f"vision_model.{published}", ours) for published, ours in _SIGLIP_NAMES),
+    *_SIGLIP_NAMES,
 )
 
 DINO_NAMES: Sequence[NamePair] = (
@@ -68,7 +73,7 @@ DINO_NAMES: Sequence[NamePair] = (
 # Present in files, without effect on the features LongVU uses.
 MODEL_UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 SIGLIP_UNUSED = (
-    r"vision_model\.(post_layernorm|head)\..*",
+    r"(vision_model\.)?(post_layernorm|head)\..*",
     r"text_model\..*",
     r"logit_(scale|bias)",
     r".*\.position_ids",

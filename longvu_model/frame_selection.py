@@ -96,28 +96,29 @@ def keep_frames(
     over_V = (kept_V > max_frames) & (counts_V >= WINDOW_FRAMES)
     if not bool(over_V.any()):
         return keep_F
-    step_V = torch.where(over_V, kept_V.double() / max_frames, torch.ones_like(kept_V, dtype=torch.float64))
     rank_F = ragged.ranks(keep_F, medium_F, len(counts_V))
-    return keep_F & _is_multiple(rank_F, step_V[medium_F])
+    limit_V = torch.where(over_V, max_frames, kept_V)
+    return keep_F & thin_evenly(kept_V, limit_V, medium_F, rank_F)
 
 
-def _is_multiple(rank_F: Tensor, step_F: Tensor) -> Tensor:
-    """Whether ``rank == trunc(i * step)`` for some integer i >= 0, in double arithmetic, for step >= 1."""
-    nearest_F = (rank_F / step_F).floor()
-    hit_F = torch.zeros_like(rank_F, dtype=torch.bool)
-    for shift in (0, 1):  # rank / step rounds, so the index may be the next one
-        hit_F |= ((nearest_F + shift) * step_F).trunc().long() == rank_F
-    return hit_F
+def thin_evenly(counts: Tensor, limits: Tensor, owner: Tensor, rank: Tensor) -> Tensor:
+    """Keep ``limit`` of ``count`` entries per row, evenly: those of rank trunc(i * (count / limit)), i < limit.
 
-
-def thin_evenly(counts: Tensor, limits: Tensor, owner: Tensor, offset: Tensor) -> Tensor:
-    """Keep ``limit`` of ``count`` packed entries per row, evenly: the entries trunc(i * count / limit).
+    The arithmetic is double precision in this order, as published.
 
     Args:
         counts: int64 (n,), entries per row.
         limits: int64 (n,), how many may stay; rows within their limit are untouched.
-        owner, offset: of every packed entry, as :func:`longvu_model.ragged.expand` returns them.
+        owner: row of every packed entry.
+        rank: place of every packed entry among its row's entries.
+
+    Returns:
+        bool, true for entries that stay.
     """
     over = counts > limits
-    step = torch.where(over, counts.double() / limits.clamp(min=1), torch.ones_like(counts, dtype=torch.float64))
-    return _is_multiple(offset, step[owner]) & (~over | (limits > 0))[owner]
+    step = (counts.double() / limits.clamp(min=1))[owner]
+    nearest = (rank / step).floor()
+    hit = torch.zeros_like(owner, dtype=torch.bool)
+    for index in (nearest, nearest + 1):  # the division rounds, so the entry may be the next one's
+        hit |= ((index * step).trunc() == rank) & (index < limits[owner])
+    return hit | ~over[owner]

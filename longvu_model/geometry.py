@@ -15,12 +15,17 @@ from torch import Tensor
 from longvu_model.semantics import Semantics
 
 
-def size_pairs(image_sizes_V2: Tensor, is_video_V: Tensor, rules: Semantics) -> Tensor:
-    """(height, width) per medium -> float64 (V, 2) pairs read as (width, height); swapped for videos under [Q3]."""
+def size_pairs(image_sizes_V2: Tensor, swapped_V: Tensor, rules: Semantics) -> Tensor:
+    """(height, width) per medium -> float64 (V, 2) pairs read as (width, height).
+
+    Args:
+        swapped_V: bool, media whose size the release hands over the wrong way round [Q3]: videos, but not folders of
+            frames and GIFs.
+    """
     width_height = image_sizes_V2.flip(1).double()
     if not rules.swap_video_size:
         return width_height
-    return torch.where(is_video_V[:, None], image_sizes_V2.double(), width_height)
+    return torch.where(swapped_V[:, None], image_sizes_V2.double(), width_height)
 
 
 def content_rectangles(side: int, pairs_V2: Tensor) -> Tensor:
@@ -63,13 +68,10 @@ def crop_rectangles(side: int, pairs_V2: Tensor, rules: Semantics) -> Tensor:
 def low_pairs(pairs_V2: Tensor, full_grid: int, low_grid: int, rules: Semantics) -> Tensor:
     """Size pairs of the low-resolution grid: divided by full / low and truncated (section 9).
 
-    Raises:
-        ValueError: under published semantics, when a height truncates to 0 (the release divides by zero there).
+    A height of 0, by which the release divides, is left for :func:`content_rectangles` to refuse, or counts as 1.
     """
     scaled_V2 = (pairs_V2 / (full_grid / low_grid)).trunc()
-    if rules.empty_crop_uncropped:
-        return scaled_V2
-    return scaled_V2.clamp(min=1)
+    return scaled_V2 if rules.vanishing_low_size_raises else scaled_V2.clamp(min=1)
 
 
 def window_tokens(token_grid: int, query_grid: int) -> Tensor:

@@ -48,6 +48,8 @@ class Media:
     """(F, G*G, width)."""
     frame_times: Tensor | None = None
     """int64 (F,), index of each frame among its medium's sampled frames, when some were left out beforehand."""
+    size_swapped: Tensor | None = None
+    """bool (V,), see :func:`longvu_model.geometry.size_pairs`; all videos by default."""
     preselected: bool = False
     """Whether temporal reduction is already done, so that every frame given is kept."""
 
@@ -154,7 +156,14 @@ class LongVUModel(LongVUPreTrainedModel):
             row_V: batch row of each medium.
             num_text_B, budget_length_B: text lengths, see :class:`longvu_model.assembly.TextLayout`.
         """
-        shape = media_shape(self.config, row_V, media.is_video.cpu(), media.frame_counts.cpu(), media.image_sizes.cpu())
+        shape = media_shape(
+            self.config,
+            row_V,
+            media.is_video.cpu(),
+            media.frame_counts.cpu(),
+            media.image_sizes.cpu(),
+            None if media.size_swapped is None else media.size_swapped.cpu(),
+        )
         dino_FTD = self._tower_features(self.towers.dino, media.pixel_values_dino, media.dino_features, "dino")
         if len(dino_FTD) != int(shape.frame_counts_V.sum()):
             raise ValueError(f"{len(dino_FTD)} DINOv2 frames for frame_counts={shape.frame_counts_V.tolist()}")
@@ -303,6 +312,7 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
         siglip_features: Tensor | None = None,
         dino_features: Tensor | None = None,
         frame_times: Tensor | None = None,
+        size_swapped: Tensor | None = None,
         preselected: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -329,6 +339,7 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
                 siglip_features,
                 dino_features,
                 frame_times,
+                size_swapped,
                 preselected,
             )
             merged = self.model.see(input_ids, media, attention_mask, position_ids, labels).merged

@@ -34,6 +34,8 @@ DINO_HUB_ID = "facebook/dinov2-giant"
 
 _TEXT_CONFIGS = {"cambrian_qwen": Qwen2Config, "cambrian_llama": LlamaConfig}
 _LISTED_NAMES = 8
+_SEMANTICS_FIELD = "longvu_semantics"  # ours; absent from released files
+_AGGREGATOR_HEADS = 16  # fixed in the release
 
 
 class CheckpointError(ValueError):
@@ -54,7 +56,7 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> LongVUForConditionalGeneration:
-    """Loads a published checkpoint under published semantics.
+    """Loads a checkpoint in the published layout; released ones compute under published semantics.
 
     Args:
         source: folder or hub id.
@@ -85,7 +87,11 @@ def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_
     """Writes a model in the published layout, its towers in the library's layout below it.
 
     The unused parts of the towers (SigLIP's pooling head, DINOv2's mask token) are not part of a LongVU model and are
-    not written.
+    not written. Corrected semantics are noted in a field that :func:`load` honours; the released code ignores it and
+    always computes as published.
+
+    Raises:
+        CheckpointError: the model cannot be expressed in the published layout.
     """
     folder = Path(folder)
     config = model.config
@@ -149,14 +155,24 @@ def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) 
         max_sequence_length=published.get("tokenizer_model_max_length"),
         answer_reserve=published.get("inference_max_length") or 16,
         padding_side=published.get("tokenizer_padding_side", "right"),
-        semantics="published",
+        semantics=published.get(_SEMANTICS_FIELD, "published"),
     )
 
 
 def config_to_published(config: LongVUConfig) -> dict[str, Any]:
-    """The published ``config.json`` of a model; fields without effect on inference carry their released values."""
-    text = config.text_config.to_dict()
-    for key in ("model_type", "architectures", "dtype", "transformers_version", "rope_parameters", "layer_types"):
+    """The published ``config.json`` of a model; fields without effect on inference carry their released values.
+
+    Raises:
+        CheckpointError: the configuration cannot be expressed in published fields.
+    """
+    if config.aggregator_heads != _AGGREGATOR_HEADS:
+        raise CheckpointError(
+            f"aggregator_heads={config.aggregator_heads}: the published layout has no field for it, only "
+            f"{_AGGREGATOR_HEADS} heads can be exported"
+        )
+    own = {field.name for field in fields(config.text_config)} - {field.name for field in fields(PreTrainedConfig)}
+    text = {key: value for key, value in config.text_config.to_dict().items() if key in own}
+    for key in ("rope_parameters", "layer_types"):  # newer than the release, which writes rope_theta
         text.pop(key, None)
     llama = config.text_config.model_type == "llama"
     rope = config.text_config.rope_parameters
@@ -205,6 +221,7 @@ def config_to_published(config: LongVUConfig) -> dict[str, Any]:
         "tune_mm_mlp_adapter": False,
         "freeze_mm_mlp_adapter": False,
         "use_mm_proj": True,
+        _SEMANTICS_FIELD: config.semantics,
     }
 
 

@@ -73,18 +73,25 @@ class Regime:
 
 
 def media_shape(
-    config: LongVUConfig, row_V: Tensor, is_video_V: Tensor, frame_counts_V: Tensor, image_sizes_V2: Tensor
+    config: LongVUConfig,
+    row_V: Tensor,
+    is_video_V: Tensor,
+    frame_counts_V: Tensor,
+    image_sizes_V2: Tensor,
+    size_swapped_V: Tensor | None = None,
 ) -> MediaShape:
     """Geometry of every medium.
 
     Args:
         image_sizes_V2: true (height, width) in pixels.
+        size_swapped_V: see :func:`geometry.size_pairs`; all videos by default.
 
     Raises:
         ValueError: a size is not positive, or (published semantics) vanishes on the low grid.
     """
     rules = config.rules
-    pairs_V2 = geometry.size_pairs(image_sizes_V2, is_video_V, rules)
+    swapped_V = is_video_V if size_swapped_V is None else size_swapped_V
+    pairs_V2 = geometry.size_pairs(image_sizes_V2, swapped_V, rules)
     full_V4 = geometry.crop_rectangles(config.full_grid, pairs_V2, rules)
     low_V4 = full_V4
     if config.mixed_resolution:
@@ -97,21 +104,18 @@ def needs_reduction(config: LongVUConfig, shape: MediaShape, text_length_B: Tens
     """Whether a medium has more frames than fit at its cheapest resolution: bool (V,); never for images.
 
     Args:
-        text_length_B: text tokens per row, see :func:`longvu_model.assembly.read_text`.
+        text_length_B: text length for frame budgets, see :class:`longvu_model.assembly.TextLayout`.
 
     Raises:
         ValueError: a video, and the configuration has no ``max_sequence_length``.
     """
-    if not bool(shape.is_video_V.any()):
-        return torch.zeros_like(shape.is_video_V)
-    if config.max_sequence_length is None:
+    videos_V = _under_video_rules(config, shape)
+    if config.max_sequence_length is None and bool(videos_V.any()):
         raise ValueError("max_sequence_length is not set: a video needs a token budget; set it, e.g. to 8192")
-    videos_V = _video_rules(config, shape)
-    room_V = _room(config, text_length_B)[shape.row_V]
+    room_V = _room(config, shape, text_length_B)
     if config.rules.budgets_ignore_newlines:
         cells = config.low_grid**2 if config.mixed_resolution else config.full_grid**2
         return videos_V & (shape.frame_counts_V >= _frames_that_fit(room_V, cells))
-    room_V = _shared(room_V, shape.row_V)
     cost_V = shape.low_tokens_V if config.mixed_resolution else shape.full_tokens_V
     return videos_V & (shape.frame_counts_V * cost_V > room_V)
 
@@ -127,84 +131,67 @@ def choose_regime(
         num_text_B: text tokens that really enter the sequence.
 
     Raises:
-        ValueError: published semantics, when full and low frames cost the same and mixing would divide by it [Q14].
+        ValueError: a frame costs the same at both resolutions and the rules divide by the difference [Q14].
     """
-    if config.rules.regime_from_first_row:
-        return _published_regime(config, shape, kept_counts_V, text_length_B, num_text_B)
-    budget_V = _shared(_room(config, num_text_B)[shape.row_V], shape.row_V).clamp(min=0)
-    full_cost_V = kept_counts_V * shape.full_tokens_V
-    low_cost_V = kept_counts_V * shape.low_tokens_V
-    fits_full_V = full_cost_V <= budget_V
-    fits_low_V = low_cost_V <= budget_V
+    rules = config.rules
+    budget_V = _room(config, shape, num_text_B)
+    if not rules.overflow_cuts_tails:
+        budget_V = budget_V.clamp(min=0)
+    full_V, low_V = shape.full_tokens_V, shape.low_tokens_V
+
+    if rules.budgets_ignore_newlines:
+        room_V = _room(config, shape, text_length_B)
+        fits_full_V = kept_counts_V < _frames_that_fit(room_V, config.full_grid**2)
+        fits_low_V = kept_counts_V <= _frames_that_fit(room_V, config.low_grid**2)
+    else:
+        fits_full_V = kept_counts_V * full_V <= budget_V
+        fits_low_V = kept_counts_V * low_V <= budget_V
     kind_V = torch.where(fits_full_V, FULL, torch.where(fits_low_V, MIXED, LOW))
-    base_full_V = fits_full_V | (not config.mixed_resolution)
-    if config.rules.low_regime_keeps_full_tokens:
+    if rules.regime_from_first_row:
+        kind_V = kind_V[:1].expand_as(kind_V)
+
+    budgeted_V = torch.ones_like(fits_full_V)
+    if rules.first_medium_budget:
+        budgeted_V[1:] = shape.row_V[1:] != shape.row_V[:-1]
+    if rules.images_use_low_tokens:
+        videos_V = _under_video_rules(config, shape)
+        kind_V = torch.where(videos_V, kind_V, MIXED)
+        budgeted_V &= videos_V
+
+    base_full_V = (kind_V == FULL) | (not config.mixed_resolution)
+    if rules.low_regime_keeps_full_tokens:
         base_full_V = base_full_V | (kind_V == LOW)
-    gain_V = shape.full_tokens_V - shape.low_tokens_V
-    upgrades_V = (budget_V - low_cost_V).div(gain_V.clamp(min=1), rounding_mode="floor").clamp(min=0)
-    upgraded_V = torch.where(~base_full_V & (gain_V > 0), torch.minimum(upgrades_V, kept_counts_V), 0)
-    drop_V = torch.where(base_full_V, full_cost_V, low_cost_V) > budget_V
-    return Regime(kind_V, base_full_V, upgraded_V, drop_V, budget_V)
-
-
-def _published_regime(
-    config: LongVUConfig, shape: MediaShape, kept_counts_V: Tensor, text_length_B: Tensor, num_text_B: Tensor
-) -> Regime:
-    """One regime for the batch from row 0 [Q10], then budgets per row; images alone count as mixed."""
-    num_media = len(kept_counts_V)
-    videos = bool(shape.is_video_V.any())
-    kind = MIXED
-    if videos:
-        room = _room(config, text_length_B)[:1]
-        if bool(kept_counts_V[0] < _frames_that_fit(room, config.full_grid**2)):
-            kind = FULL
-        elif bool(kept_counts_V[0] > _frames_that_fit(room, config.low_grid**2)):
-            kind = LOW
-    base_full = not config.mixed_resolution or kind != MIXED
-    budget_V = (_room(config, num_text_B) if videos else torch.zeros_like(num_text_B))[shape.row_V]
-
-    first_V = torch.ones(num_media, dtype=torch.bool)
-    first_V[1:] = shape.row_V[1:] != shape.row_V[:-1]
-    budgeted_V = first_V & videos  # only a row's first medium is ever compared with the budget
-    tokens_V = shape.full_tokens_V if base_full else shape.low_tokens_V
-    spare_V = budget_V - kept_counts_V * tokens_V
-    mixes_V = budgeted_V & (spare_V > 0) & (not base_full) & (config.full_grid > config.low_grid)
-    gain_V = shape.full_tokens_V - shape.low_tokens_V
-    if bool((mixes_V & (gain_V == 0)).any()):
+    spare_V = budget_V - kept_counts_V * torch.where(base_full_V, full_V, low_V)
+    mixes_V = budgeted_V & ~base_full_V & (spare_V > 0) & (config.full_grid > config.low_grid)
+    gain_V = full_V - low_V
+    if rules.zero_gain_raises and bool((mixes_V & (gain_V == 0)).any()):
         raise ValueError(
-            "full and low resolution cost the same number of tokens for a medium of this shape, by which the "
+            "full and low resolution cost the same number of tokens for a picture of this shape, by which the "
             "published rule divides; use semantics='corrected' for such pictures"
         )
-    upgraded_V = torch.where(mixes_V, spare_V.div(gain_V.abs().clamp(min=1), rounding_mode="floor"), 0)
-    upgraded_V = torch.where(gain_V < 0, 0, torch.minimum(upgraded_V, kept_counts_V))
-    return Regime(
-        kind_V=torch.full((num_media,), kind),
-        base_full_V=torch.full((num_media,), base_full),
-        num_upgraded_V=upgraded_V,
-        drop_V=budgeted_V & (spare_V < 0),
-        budget_V=budget_V,
-    )
+    upgrades_V = spare_V.div(gain_V.clamp(min=1), rounding_mode="floor")
+    upgraded_V = torch.where(mixes_V & (gain_V > 0), torch.minimum(upgrades_V, kept_counts_V), 0)
+    return Regime(kind_V, base_full_V, upgraded_V, budgeted_V & (spare_V < 0), budget_V)
 
 
-def _video_rules(config: LongVUConfig, shape: MediaShape) -> Tensor:
-    """Media under the video rules: all of a batch that contains a video when published, else the videos."""
+def _under_video_rules(config: LongVUConfig, shape: MediaShape) -> Tensor:
+    """Media that are treated as videos: each by its kind, or all of a batch that contains a video."""
     if config.rules.regime_from_first_row:
-        return torch.ones_like(shape.is_video_V)
+        return shape.is_video_V.any().expand_as(shape.is_video_V)
     return shape.is_video_V
 
 
-def _room(config: LongVUConfig, text_tokens: Tensor) -> Tensor:
+def _room(config: LongVUConfig, shape: MediaShape, text_tokens_B: Tensor) -> Tensor:
+    """Tokens left for each medium (V,): all that the row's text leaves, or an equal share of it."""
     limit = _UNLIMITED if config.max_sequence_length is None else config.max_sequence_length
-    return limit - text_tokens - config.answer_reserve
+    room_V = (limit - config.answer_reserve - text_tokens_B)[shape.row_V]
+    if config.rules.first_medium_budget or not len(room_V):
+        return room_V
+    return room_V.div(torch.bincount(shape.row_V)[shape.row_V], rounding_mode="floor")
 
 
-def _frames_that_fit(room: Tensor, tokens_per_frame: int) -> Tensor:
-    return room.div(tokens_per_frame, rounding_mode="floor").clamp(min=1)
-
-
-def _shared(room_V: Tensor, row_V: Tensor) -> Tensor:
-    """A row's room divided evenly among its media."""
-    return room_V.div(torch.bincount(row_V)[row_V], rounding_mode="floor") if len(row_V) else room_V
+def _frames_that_fit(room_V: Tensor, tokens_per_frame: int) -> Tensor:
+    return room_V.div(tokens_per_frame, rounding_mode="floor").clamp(min=1)
 
 
 def _tokens(rectangles_V4: Tensor) -> Tensor:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 class Semantics:
     """One field per defect; ``True`` keeps the published behaviour. [Qn] is the number in ``docs/design.md``."""
 
-    cap_by_stride: bool
-    """[Q2] Thin to a frame cap by an integer stride (up to twice the cap survive) instead of evenly to the cap."""
-
     swap_video_size: bool
     """[Q3] Read the (height, width) of a video as (width, height) when cropping and masking."""
 
@@ -36,7 +33,7 @@ class Semantics:
     """[Q12] Odd channels of the frame position are cos(sin(t w)) instead of cos(t w)."""
 
     images_use_low_tokens: bool
-    """[Q13] With mixed resolution, a lone image is always shown at low resolution."""
+    """[Q13] With mixed resolution, images are always shown at low resolution, and never reduced."""
 
     zero_gain_raises: bool
     """[Q14] Mixing divides by (full - low) tokens per frame, an error when they coincide, instead of upgrading none."""
@@ -66,11 +63,14 @@ class Semantics:
     empty_crop_uncropped: bool
     """[Q26] A crop that would be empty falls back to the whole padded grid instead of its central line."""
 
+    vanishing_low_size_raises: bool
+    """A picture whose height truncates to 0 on the low grid's scale is an error, instead of counting as 1."""
+
     answers_guide_resolution: bool
     """The query that selects full-resolution frames contains the answer when training (labels are not excluded)."""
 
     first_medium_budget: bool
-    """With several media in a row, every one of them may spend the row's whole visual budget."""
+    """Only the first medium of a row is held to the row's visual budget, instead of all of them sharing it evenly."""
 
     missing_media_is_sample_zero: bool
     """A sample whose medium cannot be read is silently replaced by the first sample, instead of raising."""
@@ -80,7 +80,6 @@ class Semantics:
 
 
 PUBLISHED = Semantics(
-    cap_by_stride=True,
     swap_video_size=True,
     text_length_by_pad_id=True,
     budgets_ignore_newlines=True,
@@ -97,6 +96,7 @@ PUBLISHED = Semantics(
     placeholder_zeros=True,
     videos_grouped_as_text=True,
     empty_crop_uncropped=True,
+    vanishing_low_size_raises=True,
     answers_guide_resolution=True,
     first_medium_budget=True,
     missing_media_is_sample_zero=True,
@@ -104,7 +104,6 @@ PUBLISHED = Semantics(
 )
 
 CORRECTED = Semantics(
-    cap_by_stride=False,
     swap_video_size=False,
     text_length_by_pad_id=False,
     budgets_ignore_newlines=False,
@@ -121,6 +120,7 @@ CORRECTED = Semantics(
     placeholder_zeros=False,
     videos_grouped_as_text=False,
     empty_crop_uncropped=False,
+    vanishing_low_size_raises=False,
     answers_guide_resolution=False,
     first_medium_budget=False,
     missing_media_is_sample_zero=False,
