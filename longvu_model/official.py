@@ -133,7 +133,7 @@ def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) 
         raise CheckpointError(f"mm_vision_tower_aux_token_len_list={token_counts}: towers must share one grid")
     config_class = _TEXT_CONFIGS[kind]
     known = {field.name for field in fields(config_class)} | {"rope_theta", "rope_scaling"}
-    text = {key: value for key, value in published.items() if key in known and value is not None}
+    text = {key: value for key, value in published.items() if key in known}
     if kind == "cambrian_qwen":
         text.pop("rope_scaling", None)  # forced to none by the release
     drop_threshold = published.get("drop_threshold")
