@@ -1,0 +1,50 @@
+"""Which packets must be decoded to get the wanted frames exactly as decoding everything would give them.
+
+The stream is cut at entries that split it cleanly: everything before is also shown before. In each piece decoding
+starts at its entry, leaves out droppable packets that are not wanted, and stops after the last wanted one in decoding
+order. A piece without a wanted frame is not decoded at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longvu_model.video.packet_index import PacketIndex
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """``send_P``: which packets, in decoding order, go to the decoder. ``wanted_T``: times of the wanted frames."""
+
+    send_P: NDArray[np.bool_]
+    wanted_T: NDArray[np.int64]
+
+
+def make_plan(index: PacketIndex, indices_T: NDArray[np.int64]) -> DecodePlan:
+    """Plan for the frames ``indices_T`` (ascending frame numbers). The index must be ``timed``."""
+    assert index.timed, "frames without presentation times cannot be planned"
+    wanted = index.order_F[indices_T]
+    wanted_P = np.zeros(len(index.pts_P), bool)
+    wanted_P[wanted] = True
+    starts = _clean_entries(index)
+    piece_P = np.zeros(len(wanted_P), np.int64)
+    piece_P[starts[1:]] = 1
+    piece_P = np.cumsum(piece_P)
+    last_of_piece = np.full(len(starts), -1)
+    np.maximum.at(last_of_piece, piece_P[wanted], wanted)
+    in_reach_P = np.arange(len(wanted_P)) <= last_of_piece[piece_P]
+    droppable_P = np.zeros_like(wanted_P) if index.rule else index.droppable_P
+    return DecodePlan(in_reach_P & (wanted_P | ~droppable_P), index.pts_P[wanted])
+
+
+def _clean_entries(index: PacketIndex) -> NDArray[np.int64]:
+    """Packets at which pieces start: the first one, and entries before which everything is also shown earlier."""
+    if index.rule:
+        return np.zeros(1, np.int64)
+    latest_before = np.maximum.accumulate(index.pts_P)[:-1]
+    earliest_from = np.minimum.accumulate(index.pts_P[::-1])[::-1][1:]
+    clean = np.flatnonzero(index.entry_P[1:] & (latest_before < earliest_from)) + 1
+    return np.concatenate([np.zeros(1, np.int64), clean])
