@@ -74,7 +74,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     server = subprocess.Popen(
-        [rclone, "serve", "s3", "--addr", address, "--auth-key", f"{S3_KEY},{S3_SECRET}", "--config", "/dev/null", str(folder)],
+        [
+            rclone,
+            "serve",
+            "s3",
+            "--addr",
+            address,
+            "--auth-key",
+            f"{S3_KEY},{S3_SECRET}",
+            "--config",
+            "/dev/null",
+            str(folder),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -19,7 +19,7 @@ from pipelines.store import FeatureStore, StoreError, committed_units, writer
 from pipelines.store.features import cast_features
 from pipelines.store.schema import VIDEOS, WINDOW_FRAMES
 from pipelines.store.videos import MERGED
-from tests.pipelines.store.units import THRESHOLD, Source, commit, manifest
+from tests.pipelines.store.units import Source, commit, manifest
 
 LONG = [
     Source("long", 32, chunk=0, num_chunks=3),
@@ -241,7 +241,9 @@ def test_opening_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text('{"a": 1}')
     with pytest.raises(StoreError, match="not a feature store"):
         FeatureStore.open(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": "longvu-feature-store", "format_version": 99, "created_by": "9.1"}')
+    (tmp_path / "store.json").write_text(
+        '{"format": "longvu-feature-store", "format_version": 99, "created_by": "9.1"}'
+    )
     with pytest.raises(StoreError, match=r"version 99.*9\.1"):
         FeatureStore.open(tmp_path)
 
@@ -256,6 +258,5 @@ def test_failed_and_unknown_videos(tmp_path: Path) -> None:
         store.load("x")
 
 
-def test_the_threshold_and_window_are_the_models(tmp_path: Path) -> None:
+def test_windows_are_the_models() -> None:
     assert WINDOW_FRAMES == MODEL_WINDOW_FRAMES
-    assert THRESHOLD == manifest().keep_threshold

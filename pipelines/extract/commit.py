@@ -1,0 +1,71 @@
+"""From an encoded unit to the rows of the store's two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.store.features import FeatureSpec, encode
+from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, frames_schema
+
+_PER_FRAME = ("frame_index", "pts_s", "similarity", "kept", "stored")
+
+
+def unit_tables(
+    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], specs: tuple[FeatureSpec, ...]
+) -> tuple[pa.Table, pa.Table]:
+    """Frames and videos rows of what :func:`pipelines.extract.encode.encode_unit` gave.
+
+    A second copy of a video inside the unit has a videos row, but no frames rows of its own.
+    """
+    counts = [member["num_sampled"] for member in header["members"]]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return _frames(header, arrays, specs, starts), _videos(header, arrays, starts)
+
+
+def _frames(
+    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], specs: tuple[FeatureSpec, ...], starts: np.ndarray
+) -> pa.Table:
+    counts = np.diff(starts)
+    members = header["members"]
+    windows = [
+        (member["first_sample"] + np.arange(count)) // WINDOW_FRAMES
+        for member, count in zip(members, counts, strict=True)
+    ]
+    columns = {
+        "video_id": pa.array([member["video_id"] for member in members], pa.string()).take(
+            pa.array(np.repeat(np.arange(len(members)), counts))
+        ),
+        "frame_index": pa.array(arrays["frame_index"]),
+        "pts_s": pa.array(arrays["pts_s"]),
+        "window": pa.array(np.concatenate([np.empty(0, np.int64), *windows]), pa.int32()),
+        "similarity": pa.array(arrays["similarity"]),
+        "kept": pa.array(arrays["kept"]),
+    }
+    for spec in specs:
+        columns[spec.name] = encode(arrays[spec.name], arrays["stored"], spec)
+    if "jpeg" in arrays:
+        offsets = np.concatenate([[0], np.cumsum(arrays["jpeg_bytes"])]).astype(np.int32)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(arrays["jpeg"]))]
+        columns["jpeg"] = pa.Array.from_buffers(pa.binary(), len(arrays["jpeg_bytes"]), buffers)
+    table = pa.table(columns, schema=frames_schema(specs, jpeg="jpeg" in arrays))
+    first_copy = np.repeat([_is_first(members, position) for position in range(len(members))], counts)
+    return table if first_copy.all() else table.filter(pa.array(first_copy))
+
+
+def _is_first(members: list[dict[str, Any]], position: int) -> bool:
+    video_id = members[position]["video_id"]
+    return all(member["video_id"] != video_id or not member["num_sampled"] for member in members[:position])
+
+
+def _videos(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], starts: np.ndarray) -> pa.Table:
+    rows = [
+        {name: member.get(name) for name in VIDEOS.names}
+        | {"unit_id": header["unit_id"]}
+        | {name: arrays[name][starts[position] : starts[position + 1]] for name in _PER_FRAME}
+        for position, member in enumerate(header["members"])
+    ]
+    return pa.Table.from_pylist(rows, VIDEOS)

@@ -1,0 +1,259 @@
+"""Ray Data: units in, commits out. decode actors -> encode actors -> commit actors, each a thin callable.
+
+Ray Data schedules, holds back what is too fast, scales the pools and repeats what a lost process had in hand. A row is
+a whole unit from end to end, so repeating is safe: a unit's commit has one name. Ray's own row checkpointing is not
+used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.extract.carrier import pack, unpack
+from pipelines.extract.config import ExtractConfig
+from pipelines.extract.plan import Extent, Unit
+from pipelines.storage import StoredObject
+from pipelines.store.features import FeatureSpec
+from pipelines.store.writer import commit_unit
+
+if TYPE_CHECKING:
+    import ray
+
+    from pipelines.extract.decode import DecodeSettings
+    from pipelines.extract.encode import EncodeSettings
+
+# More blocks would balance no better, and each costs the driver memory.
+_MAX_BLOCKS = 10_000
+_MEASURES_IN_FLIGHT = 256
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What became of a unit: counts as in its commit, busy seconds by stage, and which actor did each stage.
+
+    ``began_at_s`` is when its decoding began, epoch seconds.
+    """
+
+    unit_id: str
+    counts: dict[str, int]
+    began_at_s: float
+    seconds: dict[str, float]
+    workers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Actors at most of each stage."""
+
+    decode: int
+    encode: int
+    commit: int
+    encode_gpus: float
+
+
+class DecodeActor:
+    """Unit -> frames."""
+
+    def __init__(self, settings: DecodeSettings):
+        self._settings = settings
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        from pipelines.extract.decode import decode_unit
+
+        unit = Unit.from_json(row["unit"][0].as_py())
+        began_at_s = time.time()
+        with _Stage("decode") as stage:
+            header, arrays = decode_unit(unit, self._settings)
+        return pack(stage.note({**header, "began_at_s": began_at_s}), arrays)
+
+
+class EncodeActor:
+    """Frames -> features."""
+
+    def __init__(self, bundle: ray.ObjectRef, settings: EncodeSettings, threads: int | None):
+        import ray
+        import torch
+
+        from pipelines.extract.encode import Encoder
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._encoder = Encoder.load(ray.get(bundle), settings)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        from pipelines.extract.encode import encode_unit
+
+        with _Stage("encode") as stage:
+            header, arrays = encode_unit(*unpack(row), self._encoder)
+        return pack(stage.note(header), arrays)
+
+
+class CommitActor:
+    """Features -> files and a commit."""
+
+    def __init__(self, store: str, specs: tuple[FeatureSpec, ...], run_id: str):
+        self._store, self._specs, self._run_id = store, specs, run_id
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        from pipelines.extract.commit import unit_tables
+
+        header, arrays = unpack(row)
+        with _Stage("commit") as stage:
+            frames, videos = unit_tables(header, arrays, self._specs)
+            seconds = header["seconds"]
+            commit = commit_unit(self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=seconds)
+        noted = stage.note(header)
+        told = {name: noted[name] for name in ("began_at_s", "seconds", "workers")}
+        return pack({"unit_id": commit.unit_id, "counts": commit.counts, **told})
+
+
+class _Stage:
+    """Times a stage of a unit and notes in the unit's header who did it."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __enter__(self) -> _Stage:
+        self._started_s = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._busy_s = time.perf_counter() - self._started_s
+
+    def note(self, header: Mapping[str, Any]) -> dict[str, Any]:
+        seconds = {**header.get("seconds", {}), self._name: self._busy_s}
+        workers = {**header.get("workers", {}), self._name: f"{socket.gethostname()}:{os.getpid()}"}
+        return {**header, "seconds": seconds, "workers": workers}
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        # The pools' smallest sizes need nearly two logical CPUs, whatever the machine has.
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 1),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def pool_sizes(config: ExtractConfig, resources: Mapping[str, float]) -> Pools:
+    """Largest pools for a cluster's resources."""
+    cpus, gpus = resources.get("CPU", 1), resources.get("GPU", 0)
+    encode_gpus = (1.0 if gpus >= 1 else 0.0) if config.encode.gpus is None else config.encode.gpus
+    encoders = int(gpus / encode_gpus) if encode_gpus else 1
+    return Pools(
+        decode=config.decode.max_actors or max(1, int(cpus)),
+        encode=config.encode.max_actors or max(1, encoders),
+        commit=config.commit.max_actors or max(1, int(cpus) // 4),
+        encode_gpus=encode_gpus,
+    )
+
+
+def measure_sources(sources: Sequence[StoredObject], config: ExtractConfig) -> dict[str, Extent | None]:
+    """Extent of every source, each measured in a worker process of its own; None where that process died or hung."""
+    import ray
+    from ray.exceptions import RayError
+
+    from pipelines.extract.measure import measure
+
+    task: Any = ray.remote(num_cpus=1, max_retries=0)(measure)
+    waiting = list(reversed(sources))
+    running: dict[Any, str] = {}
+    extents: dict[str, Extent | None] = {}
+    while waiting or running:
+        while waiting and len(running) < _MEASURES_IN_FLIGHT:
+            uri = waiting.pop().uri
+            running[task.remote(uri, config.sampling, config.unit_frames, config.decode.scratch)] = uri
+        ready, _ = ray.wait(list(running), timeout=config.decode.deadline_s)
+        for reference in ready or list(running):
+            if not ready:
+                ray.cancel(reference, force=True)
+            uri = running.pop(reference)
+            try:
+                extents[uri] = ray.get(reference) if ready else None
+            except RayError:
+                extents[uri] = None
+    return extents
+
+
+def extract_units(
+    units: Sequence[Unit],
+    config: ExtractConfig,
+    *,
+    store: str,
+    run_id: str,
+    bundle: ray.ObjectRef,
+    decode: DecodeSettings,
+    encode: EncodeSettings,
+) -> Iterator[UnitReport]:
+    """Run units through the three stages; yields each as it is committed."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    _quiet()
+    pools = pool_sizes(config, ray.cluster_resources())
+    rows = [{"unit": unit.to_json()} for unit in units]
+    # batch_size=1 and Arrow batches throughout: one call is one unit, without a copy.
+    common: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    dataset = (
+        ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
+        .map_batches(
+            DecodeActor,
+            fn_constructor_kwargs={"settings": decode},
+            compute=ActorPoolStrategy(min_size=1, max_size=pools.decode),
+            num_cpus=config.decode.cpus,
+            **common,
+        )
+        .map_batches(
+            EncodeActor,
+            fn_constructor_kwargs={"bundle": bundle, "settings": encode, "threads": config.encode.threads},
+            compute=ActorPoolStrategy(min_size=1, max_size=pools.encode),
+            num_cpus=config.encode.cpus,
+            num_gpus=pools.encode_gpus,
+            **common,
+        )
+        .map_batches(
+            CommitActor,
+            fn_constructor_kwargs={"store": store, "specs": encode.specs, "run_id": run_id},
+            compute=ActorPoolStrategy(min_size=1, max_size=pools.commit),
+            num_cpus=config.commit.cpus,
+            **common,
+        )
+    )
+    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        values, _ = unpack(batch)
+        yield UnitReport(**values)
+
+
+def _quiet() -> None:
+    """Ray Data's own progress display and logs off: the job reports in its own words."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

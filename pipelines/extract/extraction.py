@@ -1,0 +1,220 @@
+"""The job: index -> what is new -> plan -> dataflow -> report.
+
+Everything that is finished is taken away before any byte of its sources is read, and when nothing is left neither Ray
+nor torch is started.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import storage
+from pipelines.extract import plan
+from pipelines.extract.config import ExtractConfig
+from pipelines.extract.index import index_sources
+from pipelines.extract.plan import Unit
+from pipelines.extract.progress import Progress
+from pipelines.extract.report import ExtractReport, make_report, stage_speeds
+from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
+from pipelines.storage import StoredObject
+from pipelines.store.commits import committed_units
+from pipelines.store.manifest import StoreManifest
+from pipelines.store.reader import FeatureStore
+from pipelines.store.schema import WINDOW_FRAMES
+from pipelines.store.writer import code_version
+from pipelines.tracking import RunIdentity, TrackedRun
+
+if TYPE_CHECKING:
+    from longvu_model.image_processing import TowerPixels
+    from pipelines.extract.dataflow import UnitReport
+
+_METRICS_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a configuration asks for and what of it is left.
+
+    Args:
+        store: URI of the store.
+        sources: all that was asked for.
+        pending: planned units without a commit.
+        fresh: sources that were never planned.
+    """
+
+    store: str
+    sources: list[StoredObject]
+    pending: list[Unit]
+    fresh: list[StoredObject]
+
+
+def store_uri(config: ExtractConfig) -> str:
+    """Where this configuration's store is."""
+    return storage.join(storage.resolve(config.store), "features", f"{config.name}-{config.digest12}")
+
+
+def extract(config: ExtractConfig) -> ExtractReport:
+    """Bring a store up to date with its sources.
+
+    Safe to kill at any time; the same call continues where it stopped.
+
+    Raises:
+        UserError: nothing to extract, an unusable model, or a store that was made with something else.
+    """
+    started_s = time.perf_counter()
+    work = find_work(config)
+    if not work.pending and not work.fresh:
+        store = FeatureStore.open(work.store)
+        _check_model(config, store)
+        return make_report(config, store, work.sources, seconds=time.perf_counter() - started_s)
+
+    store, bundle = _open_store(config, work.store)
+    run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
+    with TrackedRun(Path(config.workdir), RunIdentity("extract", f"extract {config.name}", work.store)) as run:
+        run.params(config.flat())
+        run.tags({"longvu.store": work.store, "longvu.config_digest": config.digest()})
+        run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
+        units, finished_at_s = _run(config, work, store, bundle, run_id, run)
+        store.refresh()
+        stages = stage_speeds(units, finished_at_s)
+        report = make_report(
+            config,
+            store,
+            work.sources,
+            seconds=time.perf_counter() - started_s,
+            new_units=len(units),
+            stages=stages,
+            tracked=run.place,
+        )
+        run.metrics(_metrics(report), step=len(store.commits))
+    return report
+
+
+def find_work(config: ExtractConfig) -> Work:
+    """Compare sources, stored plans and commits; reads no source."""
+    uri = store_uri(config)
+    sources = index_sources(config.source)
+    known = plan.read_plan(uri)
+    done = committed_units(uri)
+    wanted = {(source.uri, source.version) for source in sources}
+    planned = {member.identity for unit in known for member in unit.members}
+    pending = [
+        unit for unit in known if unit.unit_id not in done and any(member.identity in wanted for member in unit.members)
+    ]
+    return Work(uri, sources, pending, [item for item in sources if (item.uri, item.version) not in planned])
+
+
+def _run(
+    config: ExtractConfig, work: Work, store: FeatureStore, bundle: TowerBundle, run_id: str, run: TrackedRun
+) -> tuple[list[UnitReport], float]:
+    """Plan what is fresh and push all pending units through the dataflow; also returns the time of the last commit."""
+    import ray
+
+    from pipelines.extract import dataflow
+    from pipelines.extract.decode import DecodeSettings
+    from pipelines.extract.encode import EncodeSettings
+
+    reports: list[UnitReport] = []
+    finished_at_s = recorded_s = time.time()
+    with dataflow.ray_session():
+        pending = list(work.pending)
+        if work.fresh:
+            _say(f"looking at {len(work.fresh)} new sources")
+            extents = dataflow.measure_sources(work.fresh, config)
+            added = plan.plan_units(work.fresh, extents, config.digest(), config.unit_frames)
+            plan.write_plan(store.uri, run_id, added)
+            pending += added
+        _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
+        stream = dataflow.extract_units(
+            pending,
+            config,
+            store=store.uri,
+            run_id=run_id,
+            bundle=ray.put(bundle),
+            decode=DecodeSettings(config.sampling, _pixels(bundle), config.features.jpeg_edge_px, config.decode),
+            encode=EncodeSettings(
+                specs=store.manifest.features,
+                keep_threshold=config.keep_threshold,
+                keep_all_below=config.keep_all_below,
+                precision=config.encode.precision,
+                batch_frames=config.encode.batch_frames,
+            ),
+        )
+        with Progress(len(pending)) as progress:
+            for unit in stream:
+                reports.append(unit)
+                progress.add(unit)
+                finished_at_s = time.time()
+                if finished_at_s - recorded_s > _METRICS_EVERY_S:
+                    recorded_s = finished_at_s
+                    run.metrics(_so_far(reports, finished_at_s), step=len(reports))
+    return reports, finished_at_s
+
+
+def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBundle]:
+    names = ("dinov2", "siglip") if config.features.siglip else ("dinov2",)
+    folder = model_folder(config.model, Path(config.workdir))
+    bundle = load_towers(folder, names)
+    manifest = StoreManifest(
+        name=config.name,
+        config=config.flat(),
+        config_digest=config.digest(),
+        features=tuple(bundle.spec(name, config.features.dtype) for name in names),
+        window_frames=WINDOW_FRAMES,
+        keep_threshold=config.keep_threshold,
+        keep_all_below=config.keep_all_below,
+        jpeg=config.features.jpeg_edge_px > 0,
+        towers={name: bundle.digest(name) for name in names},
+        preprocessing={name: _digest(asdict(pixels)) for name, pixels in _pixels(bundle).items()},
+        model={"name": config.model, "fingerprint": fingerprint(folder)},
+        created_by=code_version(),
+    )
+    return FeatureStore.create(uri, manifest), bundle
+
+
+def _check_model(config: ExtractConfig, store: FeatureStore) -> None:
+    """Even when nothing is left to do, another model than the store's is an error; unchanged files are not read."""
+    folder = existing_folder(config.model, Path(config.workdir))
+    if folder is None or fingerprint(folder) != store.manifest.model.get("fingerprint"):
+        _open_store(config, store.uri)
+
+
+def _pixels(bundle: TowerBundle) -> dict[str, TowerPixels]:
+    from pipelines.extract.encode import tower_pixels
+
+    return {name: tower_pixels(bundle.build(name)) for name in bundle.weights}
+
+
+def _digest(facts: object) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _so_far(units: Sequence[UnitReport], now_s: float) -> dict[str, float]:
+    metrics = {f"ceiling_frames_per_s.{stage.name}": stage.ceiling for stage in stage_speeds(units, now_s)}
+    totals = {name: sum(unit.counts[name] for unit in units) for name in ("sampled", "kept", "failed")}
+    elapsed_s = now_s - min(unit.began_at_s for unit in units)
+    return metrics | totals | {"frames_per_s": totals["sampled"] / max(elapsed_s, 1e-9)}
+
+
+def _metrics(report: ExtractReport) -> dict[str, float]:
+    metrics: dict[str, float] = {f"sources.{status}": count for status, count in report.statuses.items()}
+    metrics |= {f"failed.{name}": count for name, count in report.errors.items()}
+    metrics |= {"sampled": report.sampled, "kept": report.kept, "stored": report.stored, "seconds": report.seconds}
+    metrics["kept_ratio"] = report.kept / report.sampled if report.sampled else 0.0
+    for stage in report.stages:
+        metrics |= {f"ceiling_frames_per_s.{stage.name}": stage.ceiling, f"gap.{stage.name}": stage.gap}
+        metrics["frames_per_s"] = stage.achieved
+    return metrics
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

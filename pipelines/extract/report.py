@@ -1,0 +1,230 @@
+"""What a run did, for people: sources by outcome, frames, the speed of each stage beside what it could do."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from pipelines import storage
+from pipelines.extract.config import ExtractConfig
+from pipelines.storage import StoredObject
+from pipelines.store.reader import FeatureStore
+from pipelines.store.schema import FAILED, OK, TRUNCATED
+
+if TYPE_CHECKING:
+    from pipelines.extract.dataflow import UnitReport
+
+TOO_MANY_FAILED_EXIT = 3
+STAGES = ("decode", "encode", "commit")
+_FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class StageSpeed:
+    """A stage of one run.
+
+    Args:
+        frames: sampled frames that passed it.
+        busy_s: seconds of work, over all its actors.
+        actors: that did any of it.
+        achieved: frames per second of the whole run, from the first unit's start to the last commit.
+    """
+
+    name: str
+    frames: int
+    busy_s: float
+    actors: int
+    achieved: float
+
+    @property
+    def ceiling(self) -> float:
+        """Frames per second if its actors had never waited."""
+        return self.frames * self.actors / self.busy_s if self.busy_s > 0 else 0.0
+
+    @property
+    def gap(self) -> float:
+        """How many times faster the stage was than the run."""
+        return self.ceiling / self.achieved if self.achieved > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """The state of a store's sources after a run.
+
+    Args:
+        store: URI of the store.
+        sources: number of sources that were asked for.
+        statuses: of these, how many are ok, truncated, failed; the rest is not finished.
+        errors: failed sources by class of error.
+        failures: (source, message) of a few of them.
+        sampled, kept, stored: frames of all these sources.
+        seconds: wall time of this run.
+        new_units: units that this run committed; 0: everything was already done.
+        stages: speeds of this run.
+        tracked: where MLflow has the run; None when there was nothing to record.
+        next_command: what to do with the store.
+        max_failed_fraction: limit on the fraction of failed sources.
+    """
+
+    store: str
+    sources: int
+    statuses: dict[str, int]
+    errors: dict[str, int]
+    failures: list[tuple[str, str]]
+    sampled: int
+    kept: int
+    stored: int
+    seconds: float
+    next_command: str
+    max_failed_fraction: float
+    new_units: int = 0
+    stages: tuple[StageSpeed, ...] = field(default=())
+    tracked: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when too many sources failed."""
+        too_many = self.statuses[FAILED] > self.max_failed_fraction * self.sources
+        return TOO_MANY_FAILED_EXIT if too_many else 0
+
+    def print(self, file: IO[str] | None = None) -> None:
+        """Write the summary: a table on a terminal, plain lines elsewhere."""
+        out = file or sys.stdout
+        for line in self._head():
+            print(line, file=out)
+        if self.stages:
+            _print_stages(self.stages, out)
+        for line in self._tail():
+            print(line, file=out)
+
+    def _head(self) -> Iterable[str]:
+        if not self.new_units:
+            yield f"nothing to do: all {self.sources} sources were already extracted (looked for {self.seconds:.1f} s)"
+        else:
+            yield f"extracted {self.sources} sources in {self.seconds:.1f} s"
+        counts = "  ".join(f"{status} {count}" for status, count in self.statuses.items())
+        unfinished = self.sources - sum(self.statuses.values())
+        causes = ", ".join(f"{name} {count}" for name, count in sorted(self.errors.items()))
+        yield (
+            f"sources  {counts}"
+            + (f" ({causes})" if causes else "")
+            + (f"  unfinished {unfinished}" if unfinished else "")
+        )
+        ratio = self.kept / self.sampled if self.sampled else 0.0
+        yield f"frames   sampled {self.sampled}  kept {self.kept} ({ratio:.1%})  with features {self.stored}"
+
+    def _tail(self) -> Iterable[str]:
+        for source, message in self.failures[:_FAILURES_SHOWN]:
+            yield f"failed   {message if source in message else f'{source}: {message}'}"
+        if len(self.failures) > _FAILURES_SHOWN:
+            yield f"failed   ... and {len(self.failures) - _FAILURES_SHOWN} more"
+        if self.exit_code:
+            yield (
+                f"too many: {self.statuses[FAILED]} of {self.sources} sources failed, allowed is a fraction of "
+                f"max_failed_fraction={self.max_failed_fraction:g}; everything else is done and stored"
+            )
+        yield f"store    {storage.shown(self.store)}"
+        if self.tracked:
+            yield f"mlflow   {self.tracked}"
+        yield f"next     {self.next_command}"
+
+
+def stage_speeds(units: Sequence[UnitReport], finished_at_s: float) -> tuple[StageSpeed, ...]:
+    """Speeds of a run from its units' reports.
+
+    Args:
+        finished_at_s: epoch seconds of the last commit.
+    """
+    if not units:
+        return ()
+    frames = sum(unit.counts["sampled"] for unit in units)
+    run_s = finished_at_s - min(unit.began_at_s for unit in units)
+    return tuple(
+        StageSpeed(
+            stage,
+            frames,
+            busy_s=sum(unit.seconds[stage] for unit in units),
+            actors=len({unit.workers[stage] for unit in units}),
+            achieved=frames / run_s if run_s > 0 else 0.0,
+        )
+        for stage in STAGES
+    )
+
+
+def make_report(
+    config: ExtractConfig,
+    store: FeatureStore,
+    sources: Sequence[StoredObject],
+    *,
+    seconds: float,
+    new_units: int = 0,
+    stages: tuple[StageSpeed, ...] = (),
+    tracked: str | None = None,
+) -> ExtractReport:
+    """Sum up what the store holds of these sources."""
+    wanted = {(source.uri, source.version) for source in sources}
+    videos = store.videos(["source", "version", "status", "error", "message", "num_sampled", "num_kept", "num_stored"])
+    identities = zip(videos["source"].to_pylist(), videos["version"].to_pylist(), strict=True)
+    videos = videos.filter([identity in wanted for identity in identities])
+    statuses = Counter(videos["status"].to_pylist())
+    failed = videos.filter(pc.equal(videos["status"], FAILED))
+    good = videos.filter(pc.not_equal(videos["status"], FAILED))
+    names = (storage.shown(source) for source in failed["source"].to_pylist())
+    return ExtractReport(
+        store=store.uri,
+        sources=len(sources),
+        statuses={status: statuses[status] for status in (OK, TRUNCATED, FAILED)},
+        errors=dict(Counter(failed["error"].to_pylist())),
+        failures=list(zip(names, failed["message"].to_pylist(), strict=True)),
+        sampled=pc.sum(videos["num_sampled"]).as_py() or 0,
+        kept=pc.sum(videos["num_kept"]).as_py() or 0,
+        stored=pc.sum(videos["num_stored"]).as_py() or 0,
+        seconds=seconds,
+        next_command=_next_command(
+            store, storage.shown(good["source"][0].as_py()) if len(good) else "VIDEO", config.model
+        ),
+        max_failed_fraction=config.max_failed_fraction,
+        new_units=new_units,
+        stages=stages,
+        tracked=tracked,
+    )
+
+
+def _next_command(store: FeatureStore, video: str, model: str) -> str:
+    if any(spec.name == "siglip" for spec in store.manifest.features):
+        question = '"What happens in this video?"'
+        return f"longvu ask {video} {question} --model {model} --store {storage.shown(store.uri)}"
+    return f"longvu frames {video} --model {model}"
+
+
+def _print_stages(stages: Sequence[StageSpeed], out: IO[str]) -> None:
+    header = ("stage", "frames", "busy s", "actors", "ceiling frames/s", "run frames/s", "gap")
+    rows = [
+        (
+            stage.name,
+            str(stage.frames),
+            f"{stage.busy_s:.2f}",
+            str(stage.actors),
+            f"{stage.ceiling:.1f}",
+            f"{stage.achieved:.1f}",
+            f"{stage.gap:.1f}x",
+        )
+        for stage in stages
+    ]
+    if out.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        Console(file=out).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), file=out)
