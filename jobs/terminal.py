@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 import time
 import warnings
 
 
 def quiet_libraries() -> None:
-    """No progress bars and no advice from transformers, no report on accelerators from deepspeed."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    import torch
-    from transformers.utils import logging
+    """No progress bars and no advice from transformers, no report of missing accelerators from deepspeed."""
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not torch.cuda.is_available():
-        # transformers imports deepspeed on saving, which otherwise warns that it found no accelerator.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # A filter, because deepspeed sets its logger's level when it is imported, which transformers does on saving.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno > logging.WARNING)
 
 
 def note(text: str) -> None:

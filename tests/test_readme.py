@@ -16,10 +16,15 @@ from jobs.cli import JOBS, build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-# <!-- tested --> before a block: it is executed, top to bottom, in a folder that holds nothing else.
-BLOCKS = re.findall(r"(<!-- tested -->\n)?```bash\n(.*?)```", README, re.DOTALL)
-TESTED = [block for mark, block in BLOCKS if mark]
-COMMANDS = [line.split("#")[0].strip() for _, block in BLOCKS for line in block.replace("\\\n", "").splitlines()]
+# <!-- tested --> before a block: it is executed, one after the other in a folder that holds nothing else.
+BLOCKS = re.findall(r"(<!-- tested -->\n)?```(bash|python)\n(.*?)```", README, re.DOTALL)
+TESTED = [(language, block) for mark, language, block in BLOCKS if mark]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for _, language, block in BLOCKS
+    if language == "bash"
+    for line in block.replace("\\\n", "").splitlines()
+]
 TREE = re.search(r"<!-- tree -->\n```text\n(.*?)```", README, re.DOTALL)
 
 
@@ -33,25 +38,30 @@ def test_every_command_exists(command: str) -> None:
         assert find_spec(f"jobs.{words[1]}")
     elif words[0] == "longvu":
         build_parser().parse_args(words[1:])
-    elif words[:2] == ["python", "-m"]:
+    elif "python" in words:  # alone, or after `ray job submit ... --`
+        words = words[words.index("python") :]
+        assert words[1] == "-m"
         assert find_spec(words[2])
+        assert all((ROOT / word).exists() for word in words if word.endswith(".yaml"))
     else:
         assert words[0] in {"git", "cd", "source", "mlflow"}, f"not a command of ours: {command}"
 
 
-@pytest.mark.parametrize("block", TESTED, ids=range(len(TESTED)))
-def test_blocks_run(block: str, tmp_path: Path) -> None:
-    """In a fresh folder, as a user would type them; the cache of built presets is the test's own."""
-    assert (Path(sys.executable).parent / "longvu").exists(), "the console script is missing: run `make setup`"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A newcomer's home and working folder: empty."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize(("language", "block"), TESTED, ids=[f"{i}-{lang}" for i, (lang, _) in enumerate(TESTED)])
+def test_blocks_run(language: str, block: str, home: Path) -> None:
+    """As a user would type them; later blocks use what earlier ones made."""
+    programs = Path(sys.executable).parent
+    assert (programs / "longvu").exists(), "the console script is missing: run `make setup`"
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)}
+    environment.pop("XDG_CACHE_HOME", None)
+    command = ["bash", "-euo", "pipefail", "-c", block] if language == "bash" else [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
