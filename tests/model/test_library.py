@@ -140,6 +140,7 @@ def test_half_precision_follows_float32(dtype: torch.dtype) -> None:
     assert float(similarity.mean()) > 0.99
 
 
+@pytest.mark.skipif(not transformers.utils.is_accelerate_available(), reason="device_map needs accelerate")
 def test_device_map_and_attention_choice(tmp_path: Path) -> None:
     model = builders.small_model()
     model.save_pretrained(tmp_path)
