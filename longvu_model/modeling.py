@@ -190,6 +190,37 @@ class LongVUModel(LongVUPreTrainedModel):
             times_F = media.frame_times.cpu()[kept_F]
         return EncodedMedia(num_text_B, shape, regime, plan, groups_ND, kept_F, kept_counts_V, times_F)
 
+    @property
+    def needs_question(self) -> bool:
+        """Whether visual tokens may depend on the question: in the mixed regime it chooses the full-size frames."""
+        return bool(self.config.mixed_resolution)
+
+    def plan(self, frames: int, text_tokens: int, size: tuple[int, int]) -> Regime:
+        """The regime of one video, known before anything is encoded.
+
+        Args:
+            frames: frames kept by temporal reduction.
+            text_tokens: text tokens beside it.
+            size: (height, width) in pixels.
+        """
+        count, text = torch.tensor([frames]), torch.tensor([text_tokens])
+        row, video = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool)
+        shape = media_shape(self.config, row, video, count, torch.tensor([size]))
+        return choose_regime(self.config, shape, count, text, text)
+
+    def compress(self, encoded: EncodedMedia, question_VC: Tensor) -> VisualTokens:
+        """Visual tokens of encoded media for one question; ``question_VC`` is its mean embedding for each medium."""
+        return compress(
+            self.frame_tokens,
+            encoded.groups_ND,
+            encoded.plan,
+            encoded.shape,
+            encoded.regime,
+            encoded.kept_counts_V,
+            encoded.times_F,
+            question_VC,
+        )
+
     def see(
         self,
         input_ids: Tensor,
@@ -223,16 +254,7 @@ class LongVUModel(LongVUPreTrainedModel):
                     f"{encoded.num_text_B.tolist()}; encode them again with a larger text_tokens"
                 )
         question_BC = assembly.mean_question(layout, self.embed, labels, rules)
-        visual = compress(
-            self.frame_tokens,
-            encoded.groups_ND,
-            encoded.plan,
-            encoded.shape,
-            encoded.regime,
-            encoded.kept_counts_V,
-            encoded.times_F,
-            question_BC[row_V.to(question_BC.device)],
-        )
+        visual = self.compress(encoded, question_BC[row_V.to(question_BC.device)])
         merged = assembly.merge(
             self.config,
             layout,

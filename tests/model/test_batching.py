@@ -81,6 +81,15 @@ def test_encode_once_ask_many(model) -> None:  # type: ignore[no-untyped-def]
         model.generate(builders.prompt(15), encoded=encoded, **given)
 
 
+def test_regime_is_known_beforehand(model) -> None:  # type: ignore[no-untyped-def]
+    for frames in (4, 22, 90):
+        media = builders.media((frames, 48, 44))
+        sight = model.model.see(builders.prompt(12), media)
+        planned = model.model.plan(int(sight.media.kept_counts_V[0]), 11, (48, 44))
+        assert planned.names == sight.media.regime.names
+        assert torch.equal(planned.num_upgraded_V, sight.media.regime.num_upgraded_V)
+
+
 def test_features_stand_for_pixels(model) -> None:  # type: ignore[no-untyped-def]
     media, ids = builders.media((50, 40, 40)), builders.prompt(12)
     with torch.no_grad():
