@@ -12,12 +12,15 @@ import logging
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
+from pipelines.errors import UserError
 from pipelines.extract.carrier import pack, unpack
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.plan import Extent, Unit
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
     from pipelines.extract.decode import DecodeSettings
     from pipelines.extract.encode import EncodeSettings
+
+_REFUSED = "refused"
 
 # More blocks would balance no better, and each costs the driver memory.
 _MAX_BLOCKS = 10_000
@@ -60,24 +65,56 @@ class Pools:
     encode_gpus: float
 
 
-class DecodeActor:
+class Stage(ABC):
+    """One unit per call. Notes in the unit's header how long it took and who did it.
+
+    A user's mistake that only shows here (a decoder that is not installed, numbers that do not fit the chosen format)
+    travels on as a refusal, because Ray would turn the exception into pages of traceback.
+    """
+
+    name: str
+
+    @abstractmethod
+    def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The unit's new header and arrays."""
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        first = "unit" in row.column_names
+        before: dict[str, Any] = {"began_at_s": time.time()} if first else unpack(row)[0]
+        if _REFUSED in before:
+            return row
+        started_s = time.perf_counter()
+        try:
+            header, arrays = self.process(row)
+        except UserError as error:
+            return pack({_REFUSED: str(error)})
+        busy_s = time.perf_counter() - started_s
+        notes = {
+            "began_at_s": before["began_at_s"],
+            "seconds": before.get("seconds", {}) | {self.name: busy_s},
+            "workers": before.get("workers", {}) | {self.name: f"{socket.gethostname()}:{os.getpid()}"},
+        }
+        return pack(header | notes, arrays)
+
+
+class DecodeActor(Stage):
     """Unit -> frames."""
+
+    name = "decode"
 
     def __init__(self, settings: DecodeSettings):
         self._settings = settings
 
-    def __call__(self, row: pa.Table) -> pa.Table:
+    def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.decode import decode_unit
 
-        unit = Unit.from_json(row["unit"][0].as_py())
-        began_at_s = time.time()
-        with _Stage("decode") as stage:
-            header, arrays = decode_unit(unit, self._settings)
-        return pack(stage.note({**header, "began_at_s": began_at_s}), arrays)
+        return decode_unit(Unit.from_json(row["unit"][0].as_py()), self._settings)
 
 
-class EncodeActor:
+class EncodeActor(Stage):
     """Frames -> features."""
+
+    name = "encode"
 
     def __init__(self, bundle: ray.ObjectRef, settings: EncodeSettings, threads: int | None):
         import ray
@@ -89,50 +126,41 @@ class EncodeActor:
             torch.set_num_threads(threads)
         self._encoder = Encoder.load(ray.get(bundle), settings)
 
-    def __call__(self, row: pa.Table) -> pa.Table:
+    def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.encode import encode_unit
 
-        with _Stage("encode") as stage:
-            header, arrays = encode_unit(*unpack(row), self._encoder)
-        return pack(stage.note(header), arrays)
+        return encode_unit(*unpack(row), self._encoder)
 
 
-class CommitActor:
+class CommitActor(Stage):
     """Features -> files and a commit."""
+
+    name = "commit"
 
     def __init__(self, store: str, specs: tuple[FeatureSpec, ...], run_id: str):
         self._store, self._specs, self._run_id = store, specs, run_id
 
-    def __call__(self, row: pa.Table) -> pa.Table:
+    def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.commit import unit_tables
 
         header, arrays = unpack(row)
-        with _Stage("commit") as stage:
-            frames, videos = unit_tables(header, arrays, self._specs)
-            seconds = header["seconds"]
-            commit = commit_unit(self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=seconds)
-        noted = stage.note(header)
-        told = {name: noted[name] for name in ("began_at_s", "seconds", "workers")}
-        return pack({"unit_id": commit.unit_id, "counts": commit.counts, **told})
+        frames, videos = unit_tables(header, arrays, self._specs)
+        commit = commit_unit(
+            self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=header["seconds"]
+        )
+        return {"unit_id": commit.unit_id, "counts": commit.counts}, {}
 
 
-class _Stage:
-    """Times a stage of a unit and notes in the unit's header who did it."""
+def read_report(row: pa.Table) -> UnitReport:
+    """What came out of the last stage.
 
-    def __init__(self, name: str):
-        self._name = name
-
-    def __enter__(self) -> _Stage:
-        self._started_s = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._busy_s = time.perf_counter() - self._started_s
-
-    def note(self, header: Mapping[str, Any]) -> dict[str, Any]:
-        seconds = {**header.get("seconds", {}), self._name: self._busy_s}
-        workers = {**header.get("workers", {}), self._name: f"{socket.gethostname()}:{os.getpid()}"}
-        return {**header, "seconds": seconds, "workers": workers}
+    Raises:
+        UserError: a stage refused the unit.
+    """
+    header, _ = unpack(row)
+    if _REFUSED in header:
+        raise UserError(header[_REFUSED])
+    return UnitReport(**header)
 
 
 @contextlib.contextmanager
@@ -245,8 +273,7 @@ def extract_units(
         )
     )
     for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        values, _ = unpack(batch)
-        yield UnitReport(**values)
+        yield read_report(batch)
 
 
 def _quiet() -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pipelines.extract.dataflow import UnitReport
 
 TOO_MANY_FAILED_EXIT = 3
-STAGES = ("decode", "encode", "commit")
 _FAILURES_SHOWN = 5
 
 
@@ -152,7 +151,7 @@ def stage_speeds(units: Sequence[UnitReport], finished_at_s: float) -> tuple[Sta
             actors=len({unit.workers[stage] for unit in units}),
             achieved=frames / run_s if run_s > 0 else 0.0,
         )
-        for stage in STAGES
+        for stage in units[0].seconds
     )
 
 
