@@ -71,7 +71,8 @@ def run(argv: Sequence[str]) -> int:
         ("Looking at every second: which frames show something new, and what (~20 s).", ["extract", *settings]),
         ("Drawing what was kept of one video.", ["frames", subject.video, *from_store, "-o", str(sheet)]),
         (
-            "Asking a question. The answer comes from the stored features; the video is not decoded.",
+            "Asking a question. The answer comes from the stored features; the video is not decoded.\n"
+            "The tiny model's weights are random: this shows the path, not yet the words.",
             ["ask", subject.video, subject.question, *from_store, "--max-new-tokens", "16"],
         ),
     ):
