@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from jobs.checkpoint import checkpoint_folder, device_of
-from jobs.terminal import FrameProgress, note, quiet_libraries
+from jobs.terminal import Progress, note, quiet_libraries
 from longvu_model.presets import SEAL
 from longvu_model.video import FrameSampling
 from pipelines import answering, storage
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     input_ids = answering.question_ids(processor, options.question)
     if options.store is None:
         sampling = FrameSampling(fps=options.fps)
-        watched = answering.watch(model, processor, options.video, sampling, input_ids, FrameProgress())
+        watched = answering.watch(model, processor, options.video, sampling, input_ids, Progress("frames"))
     else:
         store = FeatureStore.open(options.store)
         check_towers(store, folder)

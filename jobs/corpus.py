@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from jobs.terminal import Progress
 from pipelines.corpus import CorpusConfig, write_corpus
-from pipelines.errors import UserError
 
 
 def run(options: argparse.Namespace) -> int:
     finished = (options.folder / "manifest.json").is_file()
-    try:
-        config = CorpusConfig(num_videos=options.videos, seconds=options.seconds, seed=options.seed)
-        corpus = write_corpus(options.folder, config)
-    except (ValueError, FileExistsError) as error:
-        raise UserError(str(error)) from None
+    config = CorpusConfig(num_videos=options.videos, seconds=options.seconds, seed=options.seed)
+    corpus = write_corpus(options.folder, config, Progress("videos"))
     what = f"{len(corpus.videos)} videos of {options.seconds:g} s, {corpus.num_questions} questions"
     print(f"{options.folder}: {what}" + (" (already there)" if finished else ""))
     return 0

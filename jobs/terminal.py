@@ -23,14 +23,19 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class FrameProgress:
-    """Frames done, on one line that rewrites itself; nothing where stderr is no terminal."""
+class Progress:
+    """So many of so many done: a line that rewrites itself on a terminal, one every ten seconds elsewhere."""
 
-    def __init__(self) -> None:
-        self._shown_s = 0.0
+    def __init__(self, unit: str):
+        self._unit = unit
+        self._shown_s = time.monotonic()
 
-    def __call__(self, done: int, planned: int) -> None:
+    def __call__(self, done: int, total: int) -> None:
+        terminal = sys.stderr.isatty()
         now_s = time.monotonic()
-        if sys.stderr.isatty() and (now_s - self._shown_s > 0.1 or done == planned):
-            self._shown_s = now_s
-            print(f"\r{done} of {planned} frames", end="\n" if done == planned else "", file=sys.stderr, flush=True)
+        if now_s - self._shown_s < (0.1 if terminal else 10.0) and not (terminal and done == total):
+            return
+        self._shown_s = now_s
+        rewritten = terminal and done < total
+        text = f"{done} of {total} {self._unit}"
+        print(f"\r{text}" if terminal else text, end="" if rewritten else "\n", file=sys.stderr, flush=True)
