@@ -1,8 +1,9 @@
-"""Weights for towers that were never trained, under which DINOv2 similarity still means something.
+"""Weights for towers that were never trained, under which DINOv2 similarity means something.
 
-A randomly initialised DINOv2 finds any two pictures alike: its features are almost the same constant whatever it sees,
-so no frame is ever kept. The towers of the tiny preset are small, not trained, and yet have to tell scenes apart, so
-their weights are set by design. The architecture is untouched: every number below lands in an ordinary parameter.
+With the usual random weights, similarity follows whatever the random filters happen to answer to: small coloured things
+go unnoticed, and any two dark shots are the same. The towers of the tiny preset are not trained either, yet have to
+tell scenes apart, so their weights are set by design. The architecture is untouched: every number below lands in an
+ordinary parameter.
 
 Patch filters. The patch convolution measures the low-frequency cosine coefficients of three opponent colour signals
 (light-dark, red-blue, green-magenta) and writes them along random orthonormal directions of the residual stream. The
@@ -23,7 +24,8 @@ Gains favour colour over light (it varies less within a scene, and more between 
 
 SigLIP gets the same filters, whitened, so that colour and shape within a patch survive for training.
 
-``tests/benchmarks/similarity.py`` prints what this achieves, on the synthetic corpus and on any video file.
+``tests/benchmarks/similarity.py`` prints what this achieves beside the usual random weights, on the synthetic corpus
+and on any video file.
 """
 
 from __future__ import annotations

@@ -100,9 +100,10 @@ def tiny(stage: Stage = "video") -> LongVUConfig:
         dino_image_size=96,
         token_grid=12,
         **_stage(stage, full_grid=6, low_grid=4),
-        vision_hidden_size=96,
+        vision_hidden_size=128,
         connector_depth=2,
-        aggregator_heads=4,
+        # The published layout has no field for it; with the release's value the tiny model can be exported too.
+        aggregator_heads=16,
         max_sequence_length=1024,
         answer_reserve=16,
     )
@@ -142,23 +143,24 @@ def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, st
     folder = Path(directory)
     config, tokenizer = PRESETS[name](stage), _BUILDABLE[name]()
     digest = _digest(config, tokenizer, seed)
-    seal = folder / SEAL
+    seal, unfinished = folder / SEAL, folder / f"{SEAL}.unfinished"
     if seal.is_file():
         if json.loads(seal.read_text())["digest"] == digest:
             return folder
-        # Whoever looks in meanwhile finds an unsealed folder, not a mixture.
-        seal.unlink()
-    elif folder.exists() and any(folder.iterdir()):
+        os.replace(seal, unfinished)
+    elif folder.exists() and any(folder.iterdir()) and not unfinished.is_file():
         raise FileExistsError(f"{folder} is not empty and holds no preset ({SEAL}): choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Marks the folder as ours from the start; renamed last, it says that all files are there.
+    record = {"preset": name, "stage": stage, "seed": seed, "digest": digest}
+    unfinished.write_text(json.dumps(record, indent=2) + "\n")
     model = random_model(config, seed)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     model.save_pretrained(folder)
     LongVUProcessor.from_config(config, tokenizer).save_pretrained(folder)
-    partial = folder / f"{SEAL}.partial"
-    partial.write_text(json.dumps({"preset": name, "stage": stage, "seed": seed, "digest": digest}, indent=2) + "\n")
-    os.replace(partial, seal)
+    os.replace(unfinished, seal)
     return folder
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +85,8 @@ class _Caption:
 
 def contact_sheet(
     frames: Iterable[Image.Image | NDArray[np.uint8]],
-    times_s: Sequence[float] | NDArray[np.float64],
-    similarity: Sequence[float] | NDArray[np.float32],
+    times_s: Sequence[float] | NDArray[Any],
+    similarity: Sequence[float] | NDArray[Any],
     kept: Sequence[bool] | NDArray[np.bool_],
     title: str,
     *,
@@ -207,7 +208,7 @@ def _draw_windows(
     draw: ImageDraw.ImageDraw,
     layout: _Layout,
     tops: list[int],
-    times_s: Sequence[float] | NDArray[np.float64],
+    times_s: Sequence[float] | NDArray[Any],
     kept: Sequence[bool] | NDArray[np.bool_],
 ) -> None:
     """Bands and the labels at their left: number, time range, frames kept."""

@@ -60,7 +60,7 @@ class CorpusConfig:
     kinds: tuple[Kind, ...] = KINDS
     answer_form: AnswerForm = "letter"
     gop: int = 250
-    crf: int = 23
+    crf: int = 27
 
     def __post_init__(self) -> None:
         # One spelling of a value, so that equal configurations have equal digests.
@@ -70,7 +70,7 @@ class CorpusConfig:
             object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
         shortest, longest = self.needle_seconds
         # A scene lasts at least 0.7 of an even share, and some scene fills at least half of every quarter.
-        share = min(0.7 / max(*self.scenes, 1), 0.125)
+        share = min(0.7 / max([1, *self.scenes]), 0.125)
         least_s = (longest + 2 * MARGIN_S + 2 / max(self.fps, 1)) / share
         reach_px = REACH * (max(self.needle_area, 0) * self.width * self.height) ** 0.5
         for field, holds, allowed in (

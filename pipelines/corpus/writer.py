@@ -149,8 +149,16 @@ def _place(sprite: Image.Image, picture: Image.Image, plan: VideoPlan, t_s: floa
 
 def encode_video(path: Path, frames: Iterator[Image.Image], config: CorpusConfig) -> None:
     """Write ``frames`` as an MP4 file: H.264, 4:2:0, two B-frames, key frames at cuts and every ``gop`` frames."""
-    # One thread: with several, x264's decisions and so the bytes depend on the machine.
-    options = {"preset": "veryfast", "crf": str(config.crf), "g": str(config.gop), "bf": "2", "threads": "1"}
+    options = {
+        "preset": "veryfast",
+        "crf": str(config.crf),
+        "g": str(config.gop),
+        "bf": "2",
+        # The same bytes everywhere: with several threads x264's decisions depend on their number, and its rate control by
+        # macroblock tree gives now and then another file on CPUs with AVX-512 (build 165: 1 run in 10 to 25).
+        "threads": "1",
+        "x264-params": "mbtree=0",
+    }
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=config.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = config.width, config.height, "yuv420p"
