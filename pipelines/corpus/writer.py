@@ -154,8 +154,8 @@ def encode_video(path: Path, frames: Iterator[Image.Image], config: CorpusConfig
         "crf": str(config.crf),
         "g": str(config.gop),
         "bf": "2",
-        # The same bytes everywhere: with several threads x264's decisions depend on their number, and its rate control by
-        # macroblock tree gives now and then another file on CPUs with AVX-512 (build 165: 1 run in 10 to 25).
+        # The same bytes everywhere: with several threads x264's decisions depend on their number, and with macroblock
+        # trees x264 165 writes another file now and then on CPUs with AVX-512 (up to one run in three, on a busy one).
         "threads": "1",
         "x264-params": "mbtree=0",
     }
