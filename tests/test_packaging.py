@@ -99,33 +99,36 @@ def test_console_scripts_exist(target: str) -> None:
     assert callable(getattr(import_module(module), function))
 
 
-ONLY_THESE = """
+WITHOUT_THESE = """
 import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
-class Only:
-    '''Finds the standard library, the allowed packages and nothing else, as if nothing else were installed.'''
+class Without:
+    '''Finds everything but the modules of some distributions, as if these were not installed.'''
     @staticmethod
     def find_spec(name, path=None, target=None):
-        top = name.partition(".")[0]
-        return PathFinder.find_spec(name, path, target) if top in ALLOWED or top in sys.stdlib_module_names else None
+        return None if name.partition(".")[0] in MODULES else PathFinder.find_spec(name, path, target)
 
-ALLOWED = set(sys.argv[1].split(","))
-sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Only]
-exec(sys.argv[2])
+    @staticmethod
+    def find_distributions(context):
+        found = PathFinder.find_distributions(context)
+        return (one for one in found if one.name.lower().replace("_", "-") not in DISTRIBUTIONS)
+
+MODULES, DISTRIBUTIONS = set(sys.argv[1].split(",")), set(sys.argv[2].split(","))
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Without]
+exec(sys.argv[3])
 """
 
 
 def run_with_only(requirements: list[str], code: str) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a process that can import the project, `requirements` with what they need, and no more."""
-    distributions = needed(requirements)
-    modules = {
-        module
-        for module, owners in packages_distributions().items()
-        if distributions & {canonicalize_name(owner) for owner in owners}
+    allowed = needed(requirements) | {"longvu-ray"}
+    owners = {
+        module: {canonicalize_name(name) for name in names} for module, names in packages_distributions().items()
     }
-    allowed = ",".join(modules | {"longvu_model", "pipelines", "jobs"})
-    command = [sys.executable, "-c", ONLY_THESE, allowed, code]
+    modules = {module for module, names in owners.items() if not names & allowed}
+    distributions = {name for names in owners.values() for name in names} - allowed
+    command = [sys.executable, "-c", WITHOUT_THESE, ",".join(modules), ",".join(distributions), code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
