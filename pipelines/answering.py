@@ -1,8 +1,8 @@
 """One question about one video, from a file or from a feature store: what `longvu ask` does.
 
 A file is decoded and encoded window by window, and of a window only what the model can still use is held, so memory
-does not grow with the length of the video. The result is the same as giving the model all frames at once. Many
-questions at a time are the business of evaluation and serving.
+grows with what is new in a video and not with its length. The result is the same as giving the model all frames at
+once. Many questions at a time are the business of evaluation and serving.
 
 Shapes: F sampled frames, K kept ones, P tokens, D channels, T text tokens.
 """
