@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from longvu_model.video.container import Source, binary_file, check_size, source_name
-from longvu_model.video.errors import Corrupt, Truncated
+from longvu_model.video.errors import Corrupt, TooLarge, Truncated
 from longvu_model.video.frames import DecodeSummary, Rgb
 from longvu_model.video.sampling import FrameSampling, sample_indices
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _ANIMATED = frozenset(("PNG", "WEBP"))
 _QUARTER_TURNS = {3: 180, 4: 180, 5: -90, 6: -90, 7: 90, 8: 90}
 """Counterclockwise degrees by EXIF orientation; 2, 4, 5 and 7 are mirrored as well."""
@@ -51,12 +51,15 @@ class PictureFrames:
             self.num_frames = getattr(picture, "n_frames", 1) if picture.format in _ANIMATED else 1
             self._codec = str(picture.format).lower().replace("mpo", "jpeg")
             self._rotation = _QUARTER_TURNS.get(picture.getexif().get(0x0112, 1), 0)
-            self._times_s = [0.0]
+            starts_ms = [0]
             for number in range(self.num_frames):
                 picture.seek(number)
-                self._times_s.append(self._times_s[-1] + picture.info.get("duration", 0) / 1000)
-        self._duration_s = self._times_s.pop()
-        self.fps = self.num_frames / self._duration_s if self._duration_s else 1.0
+                picture.load()  # WebP tells a frame's duration only then
+                starts_ms.append(starts_ms[-1] + round(picture.info.get("duration", 0)))
+        duration_ms = starts_ms.pop()
+        self._times_s = [start_ms / 1000 for start_ms in starts_ms]
+        self._duration_s = duration_ms / 1000
+        self.fps = self.num_frames * 1000 / duration_ms if duration_ms else 1.0
         self.indices = sample_indices(self.num_frames, self.fps, sampling)
         self._size = (0, 0)
 
@@ -86,6 +89,8 @@ def _picture(source: Source) -> Iterator[Image.Image]:
         try:
             with Image.open(file, formats=_FORMATS) as picture:
                 yield picture
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"{name}: {error}") from error
         except UnidentifiedImageError as error:
             raise Corrupt(f"{name}: begins as a picture, but its header is damaged") from error
         except (OSError, SyntaxError, EOFError) as error:

@@ -24,8 +24,8 @@ class FrameSampling:
     All rounding is Python's ``round`` (ties to even), as published. Raises ``ValueError`` on impossible values.
     """
 
-    fps: float | None = 1.0
-    """Frames per second: every ``round(avg_fps / fps)``-th frame. None when ``num_frames`` is given."""
+    fps: float | None = None
+    """Frames per second: every ``round(avg_fps / fps)``-th frame. 1 unless given, or unless ``num_frames`` is."""
     num_frames: int | None = None
     """``uniform:N``: N frames at ``linspace(0, n - 1, N)`` cut to integers; all frames of a shorter video."""
     max_frames: int | None = None
@@ -45,10 +45,10 @@ class FrameSampling:
     EgoSchema and MLVU)."""
 
     def __post_init__(self) -> None:
-        if (self.fps is None) == (self.num_frames is None):
-            raise ValueError(
-                f"frame sampling: fps={self.fps} and num_frames={self.num_frames}; give exactly one of the two"
-            )
+        if self.fps is None and self.num_frames is None:
+            object.__setattr__(self, "fps", 1.0)
+        if self.fps is not None and self.num_frames is not None:
+            raise ValueError(f"frame sampling: fps={self.fps} and num_frames={self.num_frames}; give one of the two")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"frame sampling: fps={self.fps} must be a number above 0")
         for name in ("num_frames", "max_frames"):
@@ -69,7 +69,7 @@ class FrameSampling:
     @property
     def depends_on_length(self) -> bool:
         """Whether the chosen frame numbers depend on how many frames there are, beyond stopping at the last one."""
-        return self.num_frames is not None or self.max_frames is not None
+        return self.num_frames is not None or self.max_frames is not None or self.end_s is not None
 
     @classmethod
     def parse(cls, text: str | FrameSampling) -> FrameSampling:
@@ -80,13 +80,14 @@ class FrameSampling:
         """
         if isinstance(text, FrameSampling):
             return text
-        name, _, rest = text.strip().partition(",")
+        if not text.strip():
+            raise ValueError(f"frame sampling {text!r} is empty; write for example 'fps:1' or 'uniform:64'")
+        name, _, rest = (part.strip() for part in text.partition(","))
         fields: dict[str, Any]
         if name in PUBLISHED_SAMPLING:
             fields = dataclasses.asdict(PUBLISHED_SAMPLING[name])
         else:
-            fields = {"fps": None}
-            rest = f"{name},{rest}" if rest else name
+            fields, rest = {}, text
         for item in filter(None, (part.strip() for part in rest.split(","))):
             key, colon, value = item.partition(":")
             if not colon or key not in _TEXT_FIELDS:
@@ -129,8 +130,7 @@ _TEXT_FIELDS: dict[str, tuple[str, Any]] = {
     "zero_step": ("zero_step", str),
     "round_rate_first": ("round_rate_first", _flag),
 }
-# fps has no silent default in text: 'max:10' alone would hide which rate it caps.
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(FrameSampling)} | {"fps": None}
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(FrameSampling)}
 
 PUBLISHED_SAMPLING: dict[str, FrameSampling] = {
     "quick_start": FrameSampling(fps=1.0, zero_step="raise"),

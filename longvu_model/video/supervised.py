@@ -150,7 +150,7 @@ def supervised_blocks(
     if not deadline_s > 0:
         raise ValueError(f"deadline_s={deadline_s} must be above 0 seconds")
     if memory_bytes < MIN_MEMORY_BYTES:
-        raise ValueError(f"memory_bytes={memory_bytes} must be at least {MIN_MEMORY_BYTES}; the child alone takes 350 MB")
+        raise ValueError(f"memory_bytes={memory_bytes} must be at least {MIN_MEMORY_BYTES}, room for the child itself")
     name = source_name(source)
     if not isinstance(source, str | os.PathLike | bytes):
         with binary_file(source) as file:
@@ -177,7 +177,7 @@ class _Child:
             "PYTHONPATH": os.pathsep.join(paths),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",  # each BLAS thread would reserve address space
-            # Frame buffers come and go all the time; giving their pages back each time costs 5 % at 720p.
+            # Frame buffers come and go all the time; giving their pages back each time costs 3 % at 720p.
             "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
             "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         }

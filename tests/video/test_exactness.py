@@ -59,7 +59,7 @@ def test_any_choice_of_frames_equals_the_oracles(data, name, block_frames, threa
             start_s=st.none() | st.floats(0, 0.8),
             end_s=st.none() | st.floats(0.9, 5),
         )
-        | st.builds(FrameSampling, fps=st.none(), num_frames=st.integers(1, 20))
+        | st.builds(FrameSampling, num_frames=st.integers(1, 20))
     )
     stream = iter_frame_blocks(clip(name), rule, block_frames=block_frames, threads=threads)
     blocks = list(stream)
@@ -145,6 +145,26 @@ def test_pictures_are_the_encoded_ones():
         for number, frame in zip(video.indices.tolist(), video.frames, strict=True):
             errors = [np.abs(frame.astype(int) - picture(other)).mean() for other in range(CLIPS[name].num_frames)]
             assert int(np.argmin(errors)) == number, name
+
+
+@pytest.mark.parametrize("name", ["h264_b_frames", "h264_gop_7", "hevc_closed_gop"])
+def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path, name):
+    path = tmp_path / "trimmed.mp4"
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(io.BytesIO(clip(name))) as source, av.open(str(path), "w", container_options=options) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        shift = int(17 / 24 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                copy.mux(packet)
+    whole = _all_frames(name).frames[17:]
+    assert np.array_equal(decode_frames(path, _EVERY).frames, whole)
+    video = decode_frames(path, "fps:3")
+    assert video.summary.method == "sparse"
+    assert video.summary.num_frames == len(whole) == 55
+    assert np.array_equal(video.frames, whole[video.indices])
+    assert np.allclose(video.pts_s, video.indices / 24)
 
 
 def test_a_change_of_size_is_scaled_to_the_first_size():

@@ -129,8 +129,9 @@ def test_uniform_takes_both_ends_and_all_frames_of_short_videos():
     ("text", "rule"),
     [
         ("fps:1", FrameSampling()),
-        ("uniform:64", FrameSampling(fps=None, num_frames=64)),
+        ("uniform:64", FrameSampling(num_frames=64)),
         ("fps:0.5,max:1000", FrameSampling(fps=0.5, max_frames=1000)),
+        ("max:10", FrameSampling(fps=1.0, max_frames=10)),
         ("fps:2,start:1.5,end:9", FrameSampling(fps=2, start_s=1.5, end_s=9)),
         ("egoschema", PUBLISHED_SAMPLING["egoschema"]),
         ("mvbench,start:1.3,end:7.9", _MVBENCH_CLIP),
@@ -149,7 +150,7 @@ _rules = st.builds(
     end_s=st.none() | st.floats(6, 99),
     thinning=st.sampled_from(["uniform", "stride"]),
     round_rate_first=st.booleans(),
-) | st.builds(FrameSampling, fps=st.none(), num_frames=st.integers(1, 3000))
+) | st.builds(FrameSampling, num_frames=st.integers(1, 3000))
 
 
 @given(rule=_rules, total=st.integers(1, 5000), rate=st.floats(1, 120))
@@ -177,8 +178,8 @@ def test_indices_are_ascending_unique_and_inside(rule, total, rate):
         ("fps:fast", "'fast' is not a valid value of 'fps'"),
         ("fps:0", "fps=0.0 must be a number above 0"),
         ("uniform:0", "num_frames=0 must be at least 1"),
-        ("fps:1,uniform:4", "exactly one"),
-        ("max:10", "exactly one"),
+        ("fps:1,uniform:4", "fps=1.0 and num_frames=4; give one of the two"),
+        ("", "'' is empty"),
         ("fps:1,start:3,end:2", "end_s=2.0 must be after start_s=3.0"),
         ("fps:1,thinning:some", "'uniform' or 'stride'"),
         ("fps:nan", "above 0"),
