@@ -53,11 +53,11 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-# NVIDIA's libraries and triton come with CUDA builds of torch, which pin them; the gpu extra is pinned by hand.
+# NVIDIA's libraries and triton come with CUDA builds of torch, which pin them; flash-attn is pinned by hand.
 pins: $(READY)
 	@{ sed -n '/^#/p' constraints.txt; \
 	   { $(PIP) freeze --all --exclude-editable --exclude pip --exclude longvu-ray | sed 's/+[a-z0-9.]*$$//' | grep -Ev '^(nvidia-|triton|cuda-)'; \
-	     grep -E '^(bitsandbytes|flash-attn)==' constraints.txt; } | sort -fu; } > constraints.txt.new
+	     grep '^flash-attn==' constraints.txt; } | LC_ALL=C sort -fu -t= -k1,1; } > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
 clean:

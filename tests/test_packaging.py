@@ -28,7 +28,9 @@ def pins() -> dict[str, Version]:
     requirements = [Requirement(line) for line in lines if line]
     for requirement in requirements:
         assert re.fullmatch(r"==[^*]+", str(requirement.specifier)), f"not an exact pin: {requirement}"
-    return {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in requirements}
+    versions = {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in requirements}
+    assert len(versions) == len(requirements), "a package is pinned twice"
+    return versions
 
 
 def needed(requirements: list[str]) -> set[str]:
