@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from longvu_model.frame_selection import window_similarity
-from longvu_model.image_processing import TowerPixels, preprocess_frames
+from longvu_model.image_processing import preprocess_frames
 from pipelines.extract.towers import TowerBundle
 from pipelines.store.features import FeatureSpec, add_digests, cast_features, content_digest, raw_bytes
 
@@ -61,11 +61,6 @@ class Encoder:
         tower = self.towers[name]
         pixels = preprocess_frames(frames_TssC, tower.image_size, tower.image_mean, tower.image_std)
         return tower(pixels.to(self.device))
-
-
-def tower_pixels(tower: Any) -> TowerPixels:
-    """What a tower is fed."""
-    return TowerPixels(tower.image_size, tuple(tower.image_mean), tuple(tower.image_std))
 
 
 @torch.inference_mode()

@@ -34,7 +34,6 @@ from pipelines.store.writer import code_version
 from pipelines.tracking import RunIdentity, TrackedRun
 
 if TYPE_CHECKING:
-    from longvu_model.image_processing import TowerPixels
     from pipelines.extract.dataflow import UnitReport
 
 _METRICS_EVERY_S = 10.0
@@ -56,23 +55,30 @@ class Work:
     pending: list[Unit]
     fresh: list[StoredObject]
 
+    @property
+    def nothing_left(self) -> bool:
+        return not self.pending and not self.fresh
+
 
 def store_uri(config: ExtractConfig) -> str:
     """Where this configuration's store is."""
     return storage.join(storage.resolve(config.store), "features", f"{config.name}-{config.digest12}")
 
 
-def extract(config: ExtractConfig) -> ExtractReport:
+def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
     """Bring a store up to date with its sources.
 
     Safe to kill at any time; the same call continues where it stopped.
+
+    Args:
+        work: what :func:`find_work` found, if it was asked before.
 
     Raises:
         UserError: nothing to extract, an unusable model, or a store that was made with something else.
     """
     started_s = time.perf_counter()
-    work = find_work(config)
-    if not work.pending and not work.fresh:
+    work = work or find_work(config)
+    if work.nothing_left:
         store = FeatureStore.open(work.store)
         _check_model(config, store)
         return make_report(config, store, work.sources, seconds=time.perf_counter() - started_s)
@@ -100,7 +106,11 @@ def extract(config: ExtractConfig) -> ExtractReport:
 
 
 def find_work(config: ExtractConfig) -> Work:
-    """Compare sources, stored plans and commits; reads no source."""
+    """Compare sources, stored plans and commits; reads no source.
+
+    Raises:
+        UserError: nothing to extract.
+    """
     uri = store_uri(config)
     sources = index_sources(config.source)
     known = plan.read_plan(uri)
@@ -134,13 +144,14 @@ def _run(
             plan.write_plan(store.uri, run_id, added)
             pending += added
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
+        pixels = {name: bundle.pixels(name) for name in bundle.weights}
         stream = dataflow.extract_units(
             pending,
             config,
             store=store.uri,
             run_id=run_id,
             bundle=ray.put(bundle),
-            decode=DecodeSettings(config.sampling, _pixels(bundle), config.features.jpeg_edge_px, config.decode),
+            decode=DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode),
             encode=EncodeSettings(
                 specs=store.manifest.features,
                 keep_threshold=config.keep_threshold,
@@ -174,7 +185,7 @@ def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBun
         keep_all_below=config.keep_all_below,
         jpeg=config.features.jpeg_edge_px > 0,
         towers={name: bundle.digest(name) for name in names},
-        preprocessing={name: _digest(asdict(pixels)) for name, pixels in _pixels(bundle).items()},
+        preprocessing={name: _digest(asdict(bundle.pixels(name))) for name in names},
         model={"name": config.model, "fingerprint": fingerprint(folder)},
         created_by=code_version(),
     )
@@ -186,12 +197,6 @@ def _check_model(config: ExtractConfig, store: FeatureStore) -> None:
     folder = existing_folder(config.model, Path(config.workdir))
     if folder is None or fingerprint(folder) != store.manifest.model.get("fingerprint"):
         _open_store(config, store.uri)
-
-
-def _pixels(bundle: TowerBundle) -> dict[str, TowerPixels]:
-    from pipelines.extract.encode import tower_pixels
-
-    return {name: tower_pixels(bundle.build(name)) for name in bundle.weights}
 
 
 def _digest(facts: object) -> str:

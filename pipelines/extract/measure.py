@@ -33,4 +33,5 @@ def measure(uri: str, sampling: str, unit_frames: int, scratch: str | None = Non
     except (VideoError, OSError, ValueError):
         return Extent(0)
     step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
-    return Extent(len(indices), int(indices[0]), step, None if rule.depends_on_length else info.avg_fps)
+    regular = rule.num_frames is None and rule.max_frames is None
+    return Extent(len(indices), int(indices[0]), step, info.avg_fps if regular else None)

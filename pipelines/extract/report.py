@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
@@ -167,7 +168,7 @@ def make_report(
 ) -> ExtractReport:
     """Sum up what the store holds of these sources."""
     wanted = {(source.uri, source.version) for source in sources}
-    videos = store.videos(["source", "version", "status", "error", "message", "num_sampled", "num_kept", "num_stored"])
+    videos = store.videos(["video_id", "num_sampled", "num_kept", "num_stored"])
     identities = zip(videos["source"].to_pylist(), videos["version"].to_pylist(), strict=True)
     videos = videos.filter([identity in wanted for identity in identities])
     statuses = Counter(videos["status"].to_pylist())
@@ -184,9 +185,7 @@ def make_report(
         kept=pc.sum(videos["num_kept"]).as_py() or 0,
         stored=pc.sum(videos["num_stored"]).as_py() or 0,
         seconds=seconds,
-        next_command=_next_command(
-            store, storage.shown(good["source"][0].as_py()) if len(good) else "VIDEO", config.model
-        ),
+        next_command=_next_command(config, store, good),
         max_failed_fraction=config.max_failed_fraction,
         new_units=new_units,
         stages=stages,
@@ -194,11 +193,16 @@ def make_report(
     )
 
 
-def _next_command(store: FeatureStore, video: str, model: str) -> str:
-    if any(spec.name == "siglip" for spec in store.manifest.features):
-        question = '"What happens in this video?"'
-        return f"longvu ask {video} {question} --model {model} --store {storage.shown(store.uri)}"
-    return f"longvu frames {video} --model {model}"
+def _next_command(config: ExtractConfig, store: FeatureStore, good: pa.Table) -> str:
+    source = good["source"][0].as_py() if len(good) else None
+    if source is None:
+        return "mend or replace the sources, then run the same command again"
+    if not any(spec.name == "siglip" for spec in store.manifest.features):
+        return f"longvu frames {storage.shown(source)} --model {config.model}"
+    # A video that is not on this machine is found in the store by its content.
+    video = storage.shown(source) if storage.is_local(source) else good["video_id"][0].as_py()
+    question = '"What happens in this video?"'
+    return f"longvu ask {video} {question} --model {config.model} --store {storage.shown(store.uri)}"
 
 
 def _print_stages(stages: Sequence[StageSpeed], out: IO[str]) -> None:

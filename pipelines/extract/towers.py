@@ -17,6 +17,7 @@ from pipelines.store.features import FeatureSpec
 
 if TYPE_CHECKING:
     from longvu_model.config import LongVUConfig
+    from longvu_model.image_processing import TowerPixels
     from longvu_model.towers import DinoTower, SiglipTower
 
 _PART = {"dinov2": "dino", "siglip": "siglip"}
@@ -54,17 +55,28 @@ class TowerBundle:
         tower: Any = config.dino_config if name == "dinov2" else config.siglip_config
         return FeatureSpec(name, config.token_grid**2, tower.hidden_size, dtype)
 
+    def pixels(self, name: str) -> TowerPixels:
+        """What the tower is fed."""
+        from longvu_model.image_processing import TowerPixels
+
+        tower = self._empty(name)
+        return TowerPixels(tower.image_size, tower.image_mean, tower.image_std)
+
     def build(self, name: str) -> DinoTower | SiglipTower:
         """The tower on the CPU, in the dtype of the checkpoint, ready for inference."""
         import safetensors.torch
+
+        tower = self._empty(name)
+        tower.load_state_dict(safetensors.torch.load(self.weights[name]), assign=True)
+        return tower.eval().requires_grad_(False)
+
+    def _empty(self, name: str) -> DinoTower | SiglipTower:
         import torch
 
         from longvu_model.towers import DinoTower, SiglipTower
 
         with torch.device("meta"):
-            tower = DinoTower(self.config) if name == "dinov2" else SiglipTower(self.config)
-        tower.load_state_dict(safetensors.torch.load(self.weights[name]), assign=True)
-        return tower.eval().requires_grad_(False)
+            return DinoTower(self.config) if name == "dinov2" else SiglipTower(self.config)
 
 
 def model_folder(model: str, workdir: Path) -> Path:
@@ -110,13 +122,20 @@ def load_towers(folder: Path, names: tuple[str, ...]) -> TowerBundle:
         names: feature names, "dinov2" and perhaps "siglip".
 
     Raises:
-        UserError: the checkpoint lacks a tower.
+        UserError: the folder holds no LongVU checkpoint, or one without a tower.
     """
-    from longvu_model import official
     from longvu_model.config import LongVUConfig
 
-    if official.is_published(folder):
-        model = official.load(folder)
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != LongVUConfig.model_type:
+        from longvu_model import official
+
+        if not official.is_published(folder):
+            raise UserError(f"model={folder}: a checkpoint of model_type {kind!r}, not of LongVU")
+        try:
+            model = official.load(folder)
+        except (ValueError, OSError) as error:
+            raise UserError(f"model={folder}: {error}") from None
         states = {name: getattr(model.model.towers, _PART[name]).state_dict() for name in names}
         return _bundle(model.config, states)
     states = {name: _tensors(folder, f"{_PREFIX}{_PART[name]}.") for name in names}

@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from jobs.extract import main
+from jobs.extract import DEFAULT_CONFIG, main
 from pipelines import storage
-from pipelines.store import FeatureStore, committed_units
+from pipelines.config import load_config
+from pipelines.extract import ExtractConfig, store_uri
+from pipelines.extract.towers import TowerBundle
+from pipelines.store import Commit, FeatureStore, committed_units
+from tests.pipelines.extract.conftest import extract_without_ray
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "jobs" / "configs").glob("extract*.yaml"))
@@ -39,20 +44,58 @@ def store_of(root: Path) -> FeatureStore:
     return FeatureStore.open(folder)
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """A run whose driver was killed in the middle, and what the same command then did."""
+
+    root: Path
+    survived: dict[str, Commit]
+    finished: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(
-    corpus: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    root = tmp_path_factory.mktemp("undisturbed")
-    finished = run(command(corpus, root, workdir))
-    assert finished.returncode == 3, finished.stderr  # one of six sources is a text: more than a tenth
-    return root, finished
+def resumed(corpus: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
+    root = tmp_path_factory.mktemp("resumed")
+    words = command(corpus, root, workdir)
+    config = load_config(ExtractConfig, DEFAULT_CONFIG, words[3:])
+    driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not committed_units(store_uri(config)):
+        assert driver.poll() is None, "ended before its first commit"
+        time.sleep(0.01)
+    processes = psutil.Process(driver.pid).children(recursive=True)
+    workers = [process for process in processes if "MapWorker" in " ".join(process.cmdline())]
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    _, writing = psutil.wait_procs(workers, timeout=60)
+    assert workers and not writing, "actors outlived their killed driver"
+    survived = dict(store_of(root).commits)
+    yield Resumed(root, survived, run(words))
+    for process in processes:  # Ray's agents outlive a killed driver by most of a minute
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def test_summary(undisturbed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    root, finished = undisturbed
-    store = store_of(root)
-    out = finished.stdout
+def test_kill_and_resume_lose_and_repeat_nothing(
+    resumed: Resumed, bundle: TowerBundle, corpus: Path, tmp_path: Path
+) -> None:
+    words = command(corpus, tmp_path, tmp_path)
+    expected = extract_without_ray(load_config(ExtractConfig, DEFAULT_CONFIG, words[3:]), bundle)
+    assert 0 < len(resumed.survived) < len(expected.commits), "the kill did not fall into the middle"
+    assert f"{len(expected.commits) - len(resumed.survived)} units to do" in resumed.finished.stderr
+    store = store_of(resumed.root)
+    assert store.commits.keys() == expected.commits.keys()
+    assert {unit: store.commits[unit] for unit in resumed.survived} == resumed.survived
+    assert store.verify().problems == ()
+    assert store.videos().equals(expected.videos())
+    videos = store.videos().to_pylist()
+    for video_id in {video["video_id"] for video in videos if video["status"] != "failed"}:
+        assert store.frames(video_id).equals(expected.frames(video_id))
+
+
+def test_summary(resumed: Resumed) -> None:
+    assert resumed.finished.returncode == 3, resumed.finished.stderr  # a text among six sources: more than a tenth
+    store = store_of(resumed.root)
+    out = resumed.finished.stdout
     assert re.search(r"extracted 6 sources in \d", out)
     assert "ok 4  truncated 1  failed 1 (NotAVideo 1)" in out
     sampled, kept = sum(store.videos()["num_sampled"].to_pylist()), sum(store.videos()["num_kept"].to_pylist())
@@ -61,21 +104,18 @@ def test_summary(undisturbed: tuple[Path, subprocess.CompletedProcess[str]]) -> 
     for stage in ("decode", "encode", "commit"):
         (line,) = (line.split() for line in out.splitlines() if line.split()[:1] == [stage])
         frames, busy_s, actors, ceiling = int(line[1]), float(line[2]), int(line[3]), float(line[4])
-        assert frames == sampled and actors >= 1
+        assert frames == sampled - sum(commit.counts["sampled"] for commit in resumed.survived.values())
+        assert actors >= 1
         assert ceiling == pytest.approx(frames * actors / busy_s, rel=0.2, abs=0.2)
     assert "max_failed_fraction=0.1" in out and "text.mp4" in out
     assert re.search(rf"^store +{re.escape(storage.shown(store.uri))}$", out, re.M)
     assert re.search(r"^mlflow +sqlite:///.+ run [0-9a-f]{32}$", out, re.M)
     assert re.search(r"^next +longvu ", out, re.M)
-    assert store.verify().problems == ()
-    assert "Traceback" not in finished.stderr
+    assert "Traceback" not in resumed.finished.stderr
 
 
-def test_second_run_is_quick_and_starts_nothing(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str]], corpus: Path, workdir: Path
-) -> None:
-    root, _ = undisturbed
-    before = committed_units(store_of(root).uri)
+def test_second_run_is_quick_and_starts_nothing(resumed: Resumed, corpus: Path, workdir: Path) -> None:
+    before = store_of(resumed.root).commits
     code = """if True:
         import sys
         from jobs.extract import main
@@ -84,60 +124,12 @@ def test_second_run_is_quick_and_starts_nothing(
         sys.exit(f"imported {heavy}" if heavy else code)
     """
     started_s = time.monotonic()
-    words = [sys.executable, "-c", code, *command(corpus, root, workdir)[3:]]
+    words = [sys.executable, "-c", code, *command(corpus, resumed.root, workdir)[3:]]
     finished = run(words)
     assert finished.returncode == 3, finished.stderr
     assert "nothing to do: all 6 sources were already extracted" in finished.stdout
     assert time.monotonic() - started_s < 20
-    assert committed_units(store_of(root).uri) == before
-
-
-@pytest.fixture
-def processes() -> Iterator[list[psutil.Process]]:
-    """Processes of a killed driver; Ray's agents outlive it by most of a minute, so they are ended here."""
-    started: list[psutil.Process] = []
-    yield started
-    for process in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def test_kill_and_resume_lose_and_repeat_nothing(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str]],
-    corpus: Path,
-    workdir: Path,
-    tmp_path: Path,
-    processes: list[psutil.Process],
-) -> None:
-    expected = store_of(undisturbed[0])
-    uri = storage.resolve(tmp_path / "features" / Path(expected.uri).name)
-    driver = subprocess.Popen(
-        command(corpus, tmp_path, workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not committed_units(uri):
-        assert driver.poll() is None, "ended before its first commit"
-        time.sleep(0.01)
-    processes += psutil.Process(driver.pid).children(recursive=True)
-    workers = [process for process in processes if "MapWorker" in " ".join(process.cmdline())]
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    _, writing = psutil.wait_procs(workers, timeout=60)
-    assert workers and not writing, "actors outlived their killed driver"
-    survived = committed_units(uri)
-    assert 0 < len(survived) < len(expected.commits), "the kill did not fall into the middle"
-    first_commits = {unit: FeatureStore.open(uri).commits[unit] for unit in survived}
-
-    finished = run(command(corpus, tmp_path, workdir))
-    assert finished.returncode == 3, finished.stderr
-    assert f"{len(expected.commits) - len(survived)} units to do" in finished.stderr
-    store = store_of(tmp_path)
-    assert store.commits.keys() == expected.commits.keys()
-    assert {unit: store.commits[unit] for unit in survived} == first_commits
-    assert store.verify().problems == ()
-    assert store.videos().equals(expected.videos())
-    videos = store.videos().to_pylist()
-    for video_id in {video["video_id"] for video in videos if video["status"] != "failed"}:
-        assert store.frames(video_id).equals(expected.frames(video_id))
+    assert store_of(resumed.root).commits == before
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -169,14 +161,11 @@ def test_mistakes_are_one_line(
 
 
 def test_another_model_is_refused_even_when_nothing_is_left(
-    undisturbed: tuple[Path, subprocess.CompletedProcess[str]],
-    corpus: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    resumed: Resumed, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from longvu_model.presets import build_preset
 
     other = build_preset("tiny", tmp_path / "other", seed=1)
-    words = command(corpus, undisturbed[0], tmp_path, f"model={other}")[3:]
+    words = command(corpus, resumed.root, tmp_path, f"model={other}")[3:]
     assert main(words) == 2
     assert "was made with dinov2 tower" in capsys.readouterr().err

@@ -17,63 +17,21 @@ from longvu_model.image_processing import preprocess_frames
 from longvu_model.video import FrameSampling, decode_frames
 from pipelines import storage
 from pipelines.config import load_config
-from pipelines.extract.carrier import pack, unpack
-from pipelines.extract.commit import unit_tables
 from pipelines.extract.config import ExtractConfig
-from pipelines.extract.decode import DecodeSettings, decode_unit
-from pipelines.extract.encode import Encoder, EncodeSettings, encode_unit, tower_pixels
-from pipelines.extract.index import index_sources
-from pipelines.extract.measure import measure
-from pipelines.extract.plan import plan_units
-from pipelines.extract.towers import TowerBundle, load_towers
-from pipelines.store import FeatureStore, StoreManifest, commit_unit
+from pipelines.extract.towers import TowerBundle
+from pipelines.store import FeatureStore
 from tests.pipelines.conftest import SHARED_VIDEOS, write_video
-
-NAMES = ("dinov2", "siglip")
-
-
-@pytest.fixture(scope="module")
-def bundle(workdir: Path) -> TowerBundle:
-    return load_towers(workdir / "models" / "tiny", NAMES)
+from tests.pipelines.extract.conftest import extract_without_ray
 
 
 @pytest.fixture
 def run(bundle: TowerBundle, tmp_path: Path) -> Callable[..., FeatureStore]:
-    """Extract without Ray: the functions that the actors wrap, one after the other."""
+    """Extract into a new store, with settings that exercise everything unless they are overridden."""
 
     def extract(source: Path | str, *overrides: str) -> FeatureStore:
-        config = load_config(
-            ExtractConfig, None, [f"source={source}", "keep_all_below=0", "features.siglip=true", *overrides]
-        )
-        specs = tuple(bundle.spec(name, config.features.dtype) for name in NAMES)
-        manifest = StoreManifest(
-            name=config.name,
-            config=config.flat(),
-            config_digest=config.digest(),
-            features=specs,
-            window_frames=16,
-            keep_threshold=config.keep_threshold,
-            keep_all_below=config.keep_all_below,
-            jpeg=config.features.jpeg_edge_px > 0,
-            towers={name: bundle.digest(name) for name in NAMES},
-            preprocessing={},
-        )
-        number = len(list(tmp_path.iterdir()))
-        store = FeatureStore.create(tmp_path / f"store{number}", manifest)
-        sources = index_sources(config.source)
-        extents = {item.uri: measure(item.uri, config.sampling, config.unit_frames) for item in sources}
-        pixels = {name: tower_pixels(bundle.build(name)) for name in NAMES}
-        decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode)
-        encode = EncodeSettings(
-            specs, config.keep_threshold, config.keep_all_below, config.encode.precision, config.encode.batch_frames
-        )
-        encoder = Encoder.load(bundle, encode)
-        for unit in plan_units(sources, extents, config.digest(), config.unit_frames):
-            decoded = unpack(pack(*decode_unit(unit, decode)))
-            encoded = unpack(pack(*encode_unit(*decoded, encoder)))
-            frames, videos = unit_tables(*encoded, specs)
-            commit_unit(store.uri, unit.unit_id, frames, videos, run_id="test")
-        return store
+        settings = (f"source={source}", f"store={tmp_path}", "keep_all_below=0", "features.siglip=true", *overrides)
+        number = len(list(tmp_path.glob("features/*")))
+        return extract_without_ray(load_config(ExtractConfig, None, [*settings, f"name=store{number}"]), bundle)
 
     return extract
 
@@ -86,7 +44,7 @@ def test_features_are_the_towers_own(run: Callable[..., FeatureStore], bundle: T
     assert row["frame_index"] == video.indices.tolist() and row["pts_s"] == video.pts_s.tolist()
     assert (row["status"], row["codec"], row["width"], row["height"]) == ("ok", "h264", 96, 64)
     assert row["fps"] == video.fps and row["duration_s"] == video.duration_s
-    towers = {name: bundle.build(name) for name in NAMES}
+    towers = {name: bundle.build(name) for name in ("dinov2", "siglip")}
     with torch.inference_mode():
         features = {}
         for name, tower in towers.items():

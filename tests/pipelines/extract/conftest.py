@@ -1,0 +1,57 @@
+"""Extraction without Ray: the functions that the actors wrap, one after the other. The reference for real runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.extract import store_uri
+from pipelines.extract.carrier import pack, unpack
+from pipelines.extract.commit import unit_tables
+from pipelines.extract.config import ExtractConfig
+from pipelines.extract.decode import DecodeSettings, decode_unit
+from pipelines.extract.encode import Encoder, EncodeSettings, encode_unit
+from pipelines.extract.index import index_sources
+from pipelines.extract.measure import measure
+from pipelines.extract.plan import plan_units
+from pipelines.extract.towers import TowerBundle, load_towers
+from pipelines.store import FeatureStore, StoreManifest, commit_unit
+
+
+@pytest.fixture(scope="session")
+def bundle(workdir: Path) -> TowerBundle:
+    return load_towers(workdir / "models" / "tiny", ("dinov2", "siglip"))
+
+
+def extract_without_ray(config: ExtractConfig, bundle: TowerBundle) -> FeatureStore:
+    """A store with everything that the configuration asks for."""
+    names = ("dinov2", "siglip") if config.features.siglip else ("dinov2",)
+    specs = tuple(bundle.spec(name, config.features.dtype) for name in names)
+    manifest = StoreManifest(
+        name=config.name,
+        config=config.flat(),
+        config_digest=config.digest(),
+        features=specs,
+        window_frames=16,
+        keep_threshold=config.keep_threshold,
+        keep_all_below=config.keep_all_below,
+        jpeg=config.features.jpeg_edge_px > 0,
+        towers={name: bundle.digest(name) for name in names},
+        preprocessing={},
+    )
+    store = FeatureStore.create(store_uri(config), manifest)
+    sources = index_sources(config.source)
+    extents = {item.uri: measure(item.uri, config.sampling, config.unit_frames) for item in sources}
+    pixels = {name: bundle.pixels(name) for name in names}
+    decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode)
+    encode = EncodeSettings(
+        specs, config.keep_threshold, config.keep_all_below, config.encode.precision, config.encode.batch_frames
+    )
+    encoder = Encoder.load(bundle, encode)
+    for unit in plan_units(sources, extents, config.digest(), config.unit_frames):
+        decoded = unpack(pack(*decode_unit(unit, decode)))
+        encoded = unpack(pack(*encode_unit(*decoded, encoder)))
+        frames, videos = unit_tables(*encoded, specs)
+        commit_unit(store.uri, unit.unit_id, frames, videos, run_id="reference")
+    return store
