@@ -3,8 +3,9 @@
 A URI is a plain path, ``file://`` plus an absolute path (not percent-encoded), or ``s3://bucket/key``. S3 endpoint,
 region and credentials come from the standard AWS variables and files (``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` ...).
 
-Errors: ``FileNotFoundError`` and ``PermissionError`` as usual; :class:`StorageError` for everything else that the
-storage service answers. Nothing here retries; botocore's own retries apply (``AWS_MAX_ATTEMPTS``).
+Errors: ``FileNotFoundError`` and ``PermissionError`` as usual when reading; :class:`StorageError` for what cannot be
+written and for everything else that the storage service answers. Nothing here retries; botocore's own retries apply
+(``AWS_MAX_ATTEMPTS``).
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def exists(uri: str) -> bool:
     """Whether an object of this name exists."""
     try:
         stat(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
@@ -170,21 +171,8 @@ def write_bytes(uri: str, data: bytes) -> None:
         with _s3_errors(uri):
             _s3().pipe_file(uri, data)
         return
-    path = local_path(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
+    with _local_write_errors(uri):
+        _replace_file(local_path(uri), data)
 
 
 def remove(uri: str) -> None:
@@ -227,8 +215,9 @@ class HashingOutput:
         self.closed = False
         self._hash = hashlib.sha256()
         if is_local(uri):
-            local_path(uri).parent.mkdir(parents=True, exist_ok=True)
-            self._file: Any = local_path(uri).open("wb")
+            with _local_write_errors(uri):
+                local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+                self._file: Any = local_path(uri).open("wb")
         else:
             with _s3_errors(uri):
                 self._file = _s3().open(uri, "wb", block_size=_S3_PART_BYTES)
@@ -239,7 +228,7 @@ class HashingOutput:
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        with _s3_errors(self.uri):
+        with _local_write_errors(self.uri), _s3_errors(self.uri):
             self._file.write(view)
         self._hash.update(view)
         self.size_bytes += view.nbytes
@@ -264,10 +253,10 @@ class HashingOutput:
         if self.closed:
             return
         self.closed = True
-        if is_local(self.uri):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        with _s3_errors(self.uri):
+        with _local_write_errors(self.uri), _s3_errors(self.uri):
+            if is_local(self.uri):
+                self._file.flush()
+                os.fsync(self._file.fileno())
             self._file.close()
 
     def discard(self) -> None:
@@ -330,7 +319,7 @@ def _local_listing(folder: Path, recursive: bool, above: frozenset[str] = frozen
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         path = Path(entry.path)
@@ -343,6 +332,37 @@ def _local_listing(folder: Path, recursive: bool, above: frozenset[str] = frozen
             yield _local_object(path)
         else:  # a link to nothing is listed, so that it is reported and not passed over
             yield StoredObject(FILE + entry.path, 0, MISSING)
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _local_write_errors(uri: str) -> Iterator[None]:
+    """A path that cannot be written, or a full disk, is the user's to mend."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if not is_local(uri):
+            raise
+        why = error.strerror or str(error)
+        raise StorageError(f"{shown(uri)}: cannot be written ({why}); check the path and the free space") from error
 
 
 def _sync_folder(folder: Path) -> None:

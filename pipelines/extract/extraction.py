@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.index import index_sources
@@ -83,6 +84,10 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         _check_model(config, store)
         return make_report(config, store, work.sources, seconds=time.perf_counter() - started_s)
 
+    try:
+        Path(config.workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"workdir={config.workdir}: cannot be made ({error.strerror}); give another folder") from None
     store, bundle = _open_store(config, work.store)
     run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
     with TrackedRun(Path(config.workdir), RunIdentity("extract", f"extract {config.name}", work.store)) as run:

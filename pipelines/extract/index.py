@@ -48,7 +48,10 @@ def index_sources(source: str | Iterable[str]) -> list[StoredObject]:
             here: it is indexed with version ``missing`` and fails as one source.
     """
     names = [source] if isinstance(source, str) else list(source)
-    found = {item.uri: item for name in names for item in _expand(storage.resolve(name))}
+    try:
+        found = {item.uri: item for name in names for item in _expand(storage.resolve(name))}
+    except PermissionError as error:
+        raise UserError(f"source={', '.join(names)}: not allowed to read it ({error}); check permissions") from None
     if not found:
         suffixes = " ".join(sorted(MEDIA_SUFFIXES))
         raise UserError(f"source={', '.join(names)}: no videos there; a folder is searched for {suffixes}")

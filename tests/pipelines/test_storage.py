@@ -97,6 +97,24 @@ def test_a_killed_local_write_leaves_the_old_content(tmp_path: Path, monkeypatch
     assert names(storage.listing(storage.resolve(tmp_path))) == ["commit.json"]
 
 
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    uri = storage.resolve(tmp_path / "file" / "below")
+    for write in (lambda: storage.write_bytes(uri, b"x"), lambda: HashingOutput(uri)):
+        with pytest.raises(StorageError, match=r"file/below: cannot be written \((Not a directory|File exists)\)"):
+            write()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = storage.resolve(tmp_path / "big")
+    with pytest.raises(StorageError, match=r"/big: cannot be written \(No space left on device\)"):  # noqa: SIM117
+        with HashingOutput(uri) as output:
+            full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - the output closes it
+            monkeypatch.setattr(output, "_file", full)
+            output.write(b"x")
+    assert full.closed and not storage.exists(uri)
+
+
 def test_links(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.mp4").write_bytes(b"x")

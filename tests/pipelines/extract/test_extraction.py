@@ -149,6 +149,7 @@ def test_shipped_settings_load(path: Path, tmp_path: Path, capsys: pytest.Captur
         (["model=nowhere"], "model=nowhere: neither a checkpoint folder"),
         (["model=longvu_qwen2_7b"], "load a checkpoint"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["workdir=/dev/null/x"], "workdir=/dev/null/x: cannot be made (Not a directory)"),
     ],
 )
 def test_mistakes_are_one_line(
