@@ -2,8 +2,8 @@
 
 Two questions matter to the planner: can decoding start at this packet (ENTRY), and does any other picture need it
 (DROPPABLE if not). H.264 and HEVC answer both in the header of a network abstraction layer (NAL) unit, H.264 in
-ITU-T H.264 7.4.1 (``nal_ref_idc``), HEVC in ITU-T H.265 7.4.2.2 (type and TemporalId). Codecs of still pictures need
-no look. For every other codec, and for interlaced H.264, there is no rule here and everything is decoded.
+ITU-T H.264 7.4.1 (``nal_ref_idc``), HEVC in ITU-T H.265 7.4.2.2 (type and TemporalId). Codecs whose pictures stand
+alone need no look. For every other codec, and for interlaced H.264, there is no rule here and everything is decoded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ ENTRY = 1
 """Decoding can start here and nothing decoded later needs anything decoded earlier."""
 DROPPABLE = 2
 """No picture of the same or a lower temporal layer refers to this one."""
+PARAMETERS = 8
+"""Carries parameter sets, which hold until others replace them, also past the next entry."""
 TEMPORAL_ID_SHIFT = 5
 """The temporal layer of the picture, 0 to 6, is kept in the flags from this bit on."""
 
@@ -42,10 +44,18 @@ class NoRule(BitstreamRule):
 
 
 class StillPictures(BitstreamRule):
-    """Codecs whose every picture stands alone, such as MJPEG."""
+    """Codecs whose every picture stands alone."""
 
     def flags(self, data: PacketData) -> int:
         return ENTRY | DROPPABLE
+
+
+class MotionJpeg(BitstreamRule):
+    """Pictures that bring their own quantisation (DQT) and Huffman (DHT) tables stand alone; others borrow them."""
+
+    def flags(self, data: PacketData) -> int:
+        head = bytes(data[:4096])
+        return ENTRY | DROPPABLE if b"\xff\xdb" in head and b"\xff\xc4" in head else 0
 
 
 class H264(BitstreamRule):
@@ -78,18 +88,18 @@ class H264(BitstreamRule):
             self.why_not = None if progressive else "interlaced H.264"
 
     def flags(self, data: PacketData) -> int:
-        keep = False
+        found = 0
         for offset in self._nal_offsets(data):
             header = data[offset]
             nal_type = header & 31
             # Parameter sets precede the picture, and all slices of a picture agree: the first one settles it.
             if 1 <= nal_type <= 5:
-                return ENTRY if nal_type == 5 else 0 if keep or header & 0x60 else DROPPABLE
+                return found | (ENTRY if nal_type == 5 else 0 if found or header & 0x60 else DROPPABLE)
             if nal_type in self._PARAMETER_SETS:
-                keep = True
+                found = PARAMETERS
                 if nal_type == 7:
                     self._read_sequence_parameters(bytes(data[offset : offset + 512]))
-        return 0
+        return found
 
 
 class Hevc(BitstreamRule):
@@ -105,25 +115,27 @@ class Hevc(BitstreamRule):
         self._nal_offsets, _ = _nal_layout(extradata, length_size_at=21, is_boxed=boxed)
 
     def flags(self, data: PacketData) -> int:
-        keep = False
+        found = 0
         for offset in self._nal_offsets(data):
             nal_type = data[offset] >> 1 & 63
             second = data[offset + 1]
             if data[offset] & 1 or second & 0xF8:
                 continue  # a layer of another view or of alpha: the base layer settles it
             if nal_type < 32:
-                layer = max(0, (second & 7) - 1) << TEMPORAL_ID_SHIFT
+                found |= max(0, (second & 7) - 1) << TEMPORAL_ID_SHIFT
                 if nal_type in (19, 20):
-                    return ENTRY | layer
+                    return found | ENTRY
                 non_reference = nal_type <= 14 and nal_type % 2 == 0
-                return layer | (DROPPABLE if non_reference and not keep else 0)
+                return found | (DROPPABLE if non_reference and not found & PARAMETERS else 0)
             if nal_type <= 34:
-                keep = True
-        return 0
+                found = PARAMETERS
+        return found
 
 
 def rule_for(codec: str, extradata: bytes | None, *, intra_only: bool) -> BitstreamRule:
     """The rule for a stream. ``codec``: canonical FFmpeg name; ``intra_only``: the codec has no inter prediction."""
+    if codec == "mjpeg":
+        return MotionJpeg()
     if intra_only:
         return StillPictures()
     if codec == "h264":

@@ -152,7 +152,7 @@ def open_video(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Open
         except av.error.FFmpegError as error:
             raise _opening_error(name, file, cut_short, error) from error
         with container:
-            video = OpenVideo(name, container, _best_stream(name, container), cut_short)
+            video = OpenVideo(name, container, _best_stream(name, container, cut_short), cut_short)
             check_size(name, video.stream.codec_context.width, video.stream.codec_context.height, max_pixels)
             yield video
 
@@ -166,8 +166,10 @@ def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _best_stream(name: str, container: Any) -> Any:
+def _best_stream(name: str, container: Any, cut_short: bool) -> Any:
     stream = container.streams.best("video")
+    if cut_short and not container.streams.audio and (stream is None or stream.codec_context is None):
+        raise Truncated(f"{name}: was cut short before its first frame")
     if stream is None or stream.disposition & Disposition.attached_pic:
         kinds = ", ".join(sorted({other.type for other in container.streams})) or "no streams"
         what = "a cover picture and no video" if stream is not None else f"no video stream (it holds: {kinds})"
@@ -189,7 +191,7 @@ def _opening_error(name: str, file: BinaryIO, cut_short: bool, error: Exception)
     container = known_container(file)
     if container is None:
         return NotAVideo(f"{name}: is not a video: no known container begins like this file ({size} bytes)")
-    if cut_short:
+    if cut_short or isinstance(error, av.error.EOFError):
         return Truncated(f"{name}: this {container} file was cut short before its first frame ({size} bytes are left)")
     if isinstance(error, av.error.InvalidDataError):
         return Corrupt(f"{name}: begins as {container}, but its header is damaged ({reason(error)})")

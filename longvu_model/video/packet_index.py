@@ -14,7 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from longvu_model.video.bitstream import DROPPABLE, ENTRY, TEMPORAL_ID_SHIFT, rule_for
+from longvu_model.video.bitstream import DROPPABLE, ENTRY, PARAMETERS, TEMPORAL_ID_SHIFT, rule_for
 from longvu_model.video.container import OpenVideo, reason
 
 _DISCARD = 4
@@ -34,11 +34,13 @@ class PacketIndex:
     """False for packets that an edit list hides: they are decoded for others, and not counted as frames."""
     entry_P: NDArray[np.bool_]
     droppable_P: NDArray[np.bool_]
+    parameters_P: NDArray[np.bool_]
+    """Packets that carry parameter sets."""
     order_F: NDArray[np.int64]
     """Packet of each frame: ``order_F[k]`` is the packet of the k-th frame shown."""
     timed: bool
     """Whether presentation times identify frames. If not, only decoding everything tells which frame is which."""
-    rule: str | None
+    why_not: str | None
     """Why no packet may be left out; None if the codec's rule applies."""
     last_duration: int
     """Duration of the last packet in time-base units, 0 if unknown."""
@@ -80,8 +82,10 @@ def read_index(video: OpenVideo, *, keep_bytes: int = 0) -> tuple[PacketIndex, l
         damage = reason(error)
     # Decoders leave out what comes before the first picture they can start from, so such files cannot be counted.
     countable = rule.one_frame_per_packet and video.container.format.name not in _WITHOUT_TIMES and first_is_key
-    index = _index(np.frombuffer(pts, np.int64), np.frombuffer(flags, np.uint8), last_duration, damage,
-                   why_not=rule.why_not, countable=countable)
+    index = _index(
+        np.frombuffer(pts, np.int64), np.frombuffer(flags, np.uint8), last_duration, damage,
+        why_not=rule.why_not, countable=countable,
+    )
     return index, kept if len(kept) == len(pts) else None
 
 
@@ -108,5 +112,15 @@ def _index(
         and (pts_P != _NO_PTS).all()
         and (np.diff(in_order) > 0).all()
     )
-    return PacketIndex(pts_P, shown_P, entry_P, droppable_P, order_F if timed else shown, timed, why_not,
-                       last_duration, damage)
+    return PacketIndex(
+        pts_P=pts_P,
+        shown_P=shown_P,
+        entry_P=entry_P,
+        droppable_P=droppable_P,
+        parameters_P=flags_P & PARAMETERS != 0,
+        order_F=order_F if timed else shown,
+        timed=timed,
+        why_not=why_not,
+        last_duration=last_duration,
+        damage=damage,
+    )

@@ -36,15 +36,22 @@ def make_plan(index: PacketIndex, indices_T: NDArray[np.int64]) -> DecodePlan:
     last_of_piece = np.full(len(starts), -1)
     np.maximum.at(last_of_piece, piece_P[wanted], wanted)
     in_reach_P = np.arange(len(wanted_P)) <= last_of_piece[piece_P]
-    droppable_P = np.zeros_like(wanted_P) if index.rule else index.droppable_P
+    droppable_P = np.zeros_like(wanted_P) if index.why_not else index.droppable_P
     return DecodePlan(in_reach_P & (wanted_P | ~droppable_P), index.pts_P[wanted])
 
 
 def _clean_entries(index: PacketIndex) -> NDArray[np.int64]:
-    """Packets at which pieces start: the first one, and entries before which everything is also shown earlier."""
-    if index.rule:
+    """Packets at which pieces start: the first one, and entries before which everything is also shown earlier.
+
+    Parameter sets outlive a piece. So where the stream carries any, an entry must bring its own, and none may have come
+    between entries.
+    """
+    if index.why_not:
         return np.zeros(1, np.int64)
     latest_before = np.maximum.accumulate(index.pts_P)[:-1]
     earliest_from = np.minimum.accumulate(index.pts_P[::-1])[::-1][1:]
-    clean = np.flatnonzero(index.entry_P[1:] & (latest_before < earliest_from)) + 1
+    parameters_before = np.logical_or.accumulate(index.parameters_P)[:-1]
+    stray_before = np.logical_or.accumulate(index.parameters_P & ~index.entry_P)[:-1]
+    self_contained = (index.parameters_P[1:] | ~parameters_before) & ~stray_before
+    clean = np.flatnonzero(index.entry_P[1:] & (latest_before < earliest_from) & self_contained) + 1
     return np.concatenate([np.zeros(1, np.int64), clean])

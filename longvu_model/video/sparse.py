@@ -23,7 +23,7 @@ from longvu_model.video.pixels import RgbConverter
 from longvu_model.video.plan import make_plan
 from longvu_model.video.sampling import FrameSampling, sample_indices
 
-_KEEP_BYTES = 8 << 20
+_KEEP_BYTES = 4 << 20
 """Packets of a file up to this size stay in memory between the index and decoding; larger files are read twice."""
 
 
@@ -46,7 +46,7 @@ class SparseFrames:
             self.fps = video.avg_fps or _rate_of(self._index, self._time_base)
             self._duration_s = _duration(video, self._index, self.fps)
         self._damage = self._index.damage
-        self._method = "sparse" if self._index.rule is None else f"all: {self._index.rule}"
+        self._method = "sparse" if self._index.why_not is None else f"all: {self._index.why_not}"
         self._packets_sent = 0
         self._rgb = RgbConverter()
         self._taken = 0
@@ -66,7 +66,7 @@ class SparseFrames:
                 raise_if_memory(self._name, error)
                 self._method = f"all: {reason(error)}"
         else:
-            self._method = f"all: {self._index.rule or 'presentation times do not identify frames'}"
+            self._method = f"all: {self._index.why_not or 'presentation times do not identify frames'}"
         if self._taken < len(self.indices):
             yield from map(self._sampled, self._counted_frames())
         if not self._taken:

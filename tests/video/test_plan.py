@@ -8,7 +8,15 @@ import av
 import numpy as np
 import pytest
 
-from longvu_model.video.bitstream import DROPPABLE, ENTRY, H264, TEMPORAL_ID_SHIFT, Hevc, h264_is_progressive
+from longvu_model.video.bitstream import (
+    DROPPABLE,
+    ENTRY,
+    H264,
+    PARAMETERS,
+    TEMPORAL_ID_SHIFT,
+    Hevc,
+    h264_is_progressive,
+)
 from longvu_model.video.container import open_video
 from longvu_model.video.packet_index import PacketIndex, read_index
 from longvu_model.video.plan import make_plan
@@ -48,7 +56,8 @@ def avcc():
         ((_h264(1, 2),), 0),
         ((_h264(1, 0),), DROPPABLE),
         ((_SEI, _h264(1, 0), _h264(1, 0)), DROPPABLE),
-        ((_PPS, _h264(1, 0)), 0),  # later pictures may need the parameter set
+        ((_PPS, _h264(1, 0)), PARAMETERS),  # later pictures may need the parameter set
+        ((_PPS, _h264(5, 3)), PARAMETERS | ENTRY),
         ((_SEI,), 0),
         ((), 0),
     ],
@@ -87,7 +96,8 @@ def test_a_truncated_packet_is_read_without_a_fuss(avcc):
         ((_hevc(0),), DROPPABLE),
         ((_hevc(8, layer=2),), DROPPABLE | 2 << TEMPORAL_ID_SHIFT),
         ((_hevc(9, layer=2),), 2 << TEMPORAL_ID_SHIFT),
-        ((_hevc(34), _hevc(0)), 0),
+        ((_hevc(34), _hevc(0)), PARAMETERS),
+        ((_hevc(33), _hevc(34), _hevc(0, layer=1)), PARAMETERS | 1 << TEMPORAL_ID_SHIFT),
         ((_hevc(0, view=1), _hevc(1)), 0),
     ],
 )
@@ -97,19 +107,20 @@ def test_hevc_packets(units, flags):
     assert Hevc(_annex_b(_hevc(33))).flags(memoryview(_annex_b(*units))) == flags
 
 
-def _index(text: str, times: list[int], layers: list[int] | None = None) -> PacketIndex:
-    """I entry, P needed, b droppable, h hidden by an edit list."""
+def _index(text: str, times: list[int]) -> PacketIndex:
+    """I entry, P needed, b droppable, h hidden by an edit list; S and s: I and P with parameter sets."""
     pts = np.array(times)
     shown = np.array([letter != "h" for letter in text])
     visible = np.flatnonzero(shown)
     return PacketIndex(
         pts_P=pts,
         shown_P=shown,
-        entry_P=np.array([letter == "I" for letter in text]),
+        entry_P=np.array([letter in "IS" for letter in text]),
+        parameters_P=np.array([letter in "Ss" for letter in text]),
         droppable_P=np.array([letter == "b" for letter in text]),
         order_F=visible[np.argsort(pts[visible])],
         timed=True,
-        rule=None,
+        why_not=None,
         last_duration=1,
         damage=None,
     )
@@ -128,6 +139,10 @@ def _index(text: str, times: list[int], layers: list[int] | None = None) -> Pack
         ("IPIbPb", [0, 1, 3, 2, 5, 4], [2], "..Ib.."),
         # A picture of the first piece is shown after the second entry: no clean cut.
         ("IPIP", [0, 3, 2, 4], [3], "IPIP"),
+        # Parameter sets with every entry, with the first one only, and with a picture between entries.
+        ("SPSPSP", [0, 1, 2, 3, 4, 5], [4], "....S."),
+        ("SPIPIP", [0, 1, 2, 3, 4, 5], [4], "SPIPI."),
+        ("SsSPSP", [0, 1, 2, 3, 4, 5], [4], "SsSPS."),
         # Hidden packets are no frames, but serve others.
         ("IhPb", [-2, -1, 1, 0], [0], "I..."),
         ("IhPb", [-2, -1, 1, 0], [1], "IhPb"),
@@ -141,7 +156,7 @@ def test_plans(text, times, wanted, sent):
 def test_only_the_highest_temporal_layer_may_lose_pictures():
     with open_video(clip("hevc_temporal_layers")) as video:
         index, _ = read_index(video)
-    assert index.rule is None
+    assert index.why_not is None
     assert 0 < index.droppable_P.sum() < len(index.droppable_P)
     assert not (index.droppable_P & index.entry_P).any()
 
