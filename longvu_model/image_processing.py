@@ -10,7 +10,6 @@ Shapes: T frames of one medium, F frames of all media, V media, H x W pixels, s 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -21,40 +20,9 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from longvu_model.media import Frames, Medium, check_frames, flatten, load_image
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels, padded_square
 
 MODEL_INPUT_NAMES = ["pixel_values_siglip", "pixel_values_dino", "frame_counts", "image_sizes", "is_video"]
-
-SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class TowerPixels:
-    """What a tower is fed: input side in pixels, and mean and standard deviation per RGB channel in [0, 1]."""
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"tower input size {self.size}: must be at least 1 pixel")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
-            raise ValueError(f"mean {self.mean}, std {self.std}: give three numbers each, std above 0")
-
-    @property
-    def fill(self) -> tuple[int, int, int]:
-        """The colour that frames are padded with."""
-        red, green, blue = (int(255 * value) for value in self.mean)
-        return red, green, blue
-
-    @property
-    def normalized(self) -> np.ndarray:
-        """Normalised value of each 8-bit value, float32 (3, 256): 1/255 in double precision, the rest in single."""
-        unit = (np.arange(256) * (1 / 255)).astype(np.float32)
-        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        return (unit - mean[:, None]) / std[:, None]
 
 
 def preprocess_frames(
@@ -94,28 +62,11 @@ def preprocess_frames(
     for frame, target in zip(frames, pixels, strict=True):
         picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        square = np.asarray(_padded_square(picture, size, colour))
+        square = np.asarray(padded_square(picture, size, colour))
         for channel in range(3):
             # 8-bit indices never leave the table; clip spares numpy the buffer it needs to check that.
             np.take(table[channel], square[:, :, channel], out=target[channel], mode="clip")
     return out
-
-
-def _padded_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:
-    """``picture`` padded to a square, the smaller half at the top or left, and resized to ``size`` x ``size``.
-
-    Pillow resizes rows first and columns second, rounding to 8 bits between. Rows of padding stay what they are, so a
-    wide picture is resized in width before it is padded: the same bytes for about half the time.
-    """
-    width, height = picture.size
-    long = max(width, height)
-    if width > height:
-        picture = picture.resize((size, height), Image.Resampling.BICUBIC)
-    if width != height:
-        canvas = Image.new("RGB", (picture.width if width > height else long, long), fill)
-        canvas.paste(picture, ((long - width) // 2, (long - height) // 2))
-        picture = canvas
-    return picture.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def pixel_inputs(media: Sequence[tuple[Medium, TowerPixels, TowerPixels]]) -> dict[str, Tensor]:

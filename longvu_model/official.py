@@ -132,13 +132,14 @@ def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) 
     if len(set(token_counts)) != 1:
         raise CheckpointError(f"mm_vision_tower_aux_token_len_list={token_counts}: towers must share one grid")
     config_class = _TEXT_CONFIGS[kind]
-    known = {field.name for field in fields(config_class)} | {"rope_theta", "rope_scaling"}
+    known = {field.name for field in fields(config_class)} - {"rope_parameters"}
     text = {key: value for key, value in published.items() if key in known}
-    if kind == "cambrian_qwen":
-        text.pop("rope_scaling", None)  # forced to none by the release
+    # the release forces Qwen2's scaling to none
+    scaling = {} if kind == "cambrian_qwen" else published.get("rope_scaling") or {}
+    rope = {"rope_type": "default", "rope_theta": published.get("rope_theta", 10000.0), **scaling}
     drop_threshold = published.get("drop_threshold")
     return LongVUConfig(
-        text_config=config_class(**text),
+        text_config=config_class(**text, rope_parameters=rope),
         siglip_config=siglip,
         dino_config=dino,
         dino_image_size=_dino_image_size(published, dino),

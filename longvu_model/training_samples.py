@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from longvu_model.config import Semantics
-from longvu_model.image_processing import TowerPixels, preprocess_frames
+from longvu_model.image_processing import preprocess_frames
 from longvu_model.labels import LabelledIds, Turn, label_turns, place_markers, read_turns
 from longvu_model.media import Medium, load_image
+from longvu_model.tower_pixels import TowerPixels
 from longvu_model.video import FrameSampling, VideoError
 from longvu_model.video_processing import load_video
 

@@ -17,18 +17,9 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from longvu_model.image_processing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MODEL_INPUT_NAMES,
-    SIGLIP_MEAN,
-    SIGLIP_STD,
-    TowerPixelsKwargs,
-    check_call,
-    pixel_inputs,
-    tower_pixels,
-)
+from longvu_model.image_processing import MODEL_INPUT_NAMES, TowerPixelsKwargs, check_call, pixel_inputs, tower_pixels
 from longvu_model.media import Medium, load_image, local_path
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD
 from longvu_model.video import DecodedVideo, FrameSampling, decode_frames
 from longvu_model.video.decode import Backend
 

@@ -20,7 +20,7 @@ from longvu_model.video.errors import Corrupt, Truncated
 from longvu_model.video.frames import DecodeSummary, Rgb
 from longvu_model.video.packet_index import PacketIndex, read_index
 from longvu_model.video.pixels import RgbConverter
-from longvu_model.video.plan import make_plan
+from longvu_model.video.plan import DecodePlan, make_plan
 from longvu_model.video.sampling import FrameSampling, sample_indices
 
 _KEEP_BYTES = 4 << 20
@@ -38,35 +38,36 @@ class SparseFrames:
     def __init__(self, source: Source, sampling: FrameSampling, *, threads: int, max_pixels: int) -> None:
         self._source, self._threads, self._max_pixels = source, threads, max_pixels
         with open_video(source, max_pixels=max_pixels) as video:
-            self._index, kept = read_index(video, keep_bytes=_KEEP_BYTES)
+            index, kept = read_index(video, keep_bytes=_KEEP_BYTES)
             # The decoder outlives its container, so a short file is opened and read only once.
             self._kept = None if kept is None else (video.stream.codec_context, kept)
             self._name, self._codec, self._cut_short = video.name, video.codec, video.cut_short
             self._time_base = float(video.time_base)
-            self.fps = video.avg_fps or _rate_of(self._index, self._time_base)
-            self._duration_s = _duration(video, self._index, self.fps)
-        self._damage = self._index.damage
-        self._method = "sparse" if self._index.why_not is None else f"all: {self._index.why_not}"
+            self.fps = video.avg_fps or _rate_of(index, self._time_base)
+            self._duration_s = _duration(video, index, self.fps)
+        self._damage = index.damage
         self._packets_sent = 0
         self._rgb = RgbConverter()
         self._taken = 0
-        if not self._index.num_frames:
+        if not index.num_frames:
             raise self._nothing_decoded()
-        self.num_frames = self._index.num_frames
-        if not self._index.timed and sampling.depends_on_length:
+        self.num_frames = index.num_frames
+        if not index.timed and sampling.depends_on_length:
             self.num_frames = self._count_by_decoding()
         self.indices = sample_indices(self.num_frames, self.fps, sampling)
+        # The index, which grows with the video, ends here; of the plan only what is sent, a byte per packet, stays.
+        self._plan = make_plan(index, self.indices) if index.timed else None
+        all_because = index.why_not or (None if index.timed else "presentation times do not identify frames")
+        self._method = f"all: {all_because}" if all_because else "sparse"
 
     def __iter__(self) -> Iterator[tuple[int, float, Rgb]]:
         """(frame number, presentation time in seconds, RGB view (H, W, 3) valid until the next step)."""
-        if self._index.timed:
+        if self._plan is not None:
             try:
-                yield from map(self._sampled, self._planned_frames())
+                yield from map(self._sampled, self._planned_frames(self._plan))
             except (_PlanFailed, av.error.FFmpegError) as error:
                 raise_if_memory(self._name, error)
                 self._method = f"all: {reason(error)}"
-        else:
-            self._method = f"all: {self._index.why_not or 'presentation times do not identify frames'}"
         if self._taken < len(self.indices):
             yield from map(self._sampled, self._counted_frames())
         if not self._taken:
@@ -79,7 +80,7 @@ class SparseFrames:
         if self._rgb.orientation.transposed:
             width, height = height, width
         damage = self._damage or ("the file was cut short" if self._cut_short else None)
-        if damage is None and self._index.timed and self._taken < len(self.indices):
+        if damage is None and self._plan is not None and self._taken < len(self.indices):
             damage = f"{len(self.indices) - self._taken} sampled frames could not be decoded"
         return DecodeSummary(
             codec=self._codec,
@@ -102,9 +103,8 @@ class SparseFrames:
         time_s = frame.pts * self._time_base if frame.pts is not None else number / self.fps
         return number, time_s, self._rgb(frame)
 
-    def _planned_frames(self) -> Iterator[Any]:
+    def _planned_frames(self, plan: DecodePlan) -> Iterator[Any]:
         """The wanted frames by their presentation times, decoding what the plan says."""
-        plan = make_plan(self._index, self.indices)
         # Up to the last packet to send, so that nothing after it is read.
         send, times = plan.send_P.tobytes().rstrip(b"\x00"), plan.wanted_T.tolist()
         kept, self._kept = self._kept, None

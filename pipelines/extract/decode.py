@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longvu_model.image_processing import TowerPixels, _padded_square
+from longvu_model.tower_pixels import TowerPixels, padded_square
 from longvu_model.video import (
     DecodeSummary,
     Forbidden,
@@ -90,7 +90,7 @@ class _Collected:
         for frame_HWC in block.frames:
             picture = Image.fromarray(frame_HWC)
             for name, pixels in settings.pixels.items():
-                self.frames[name].append(np.asarray(_padded_square(picture, pixels.size, pixels.fill)))
+                self.frames[name].append(np.asarray(padded_square(picture, pixels.size, pixels.fill)))
             if settings.jpeg_edge_px:
                 self.jpegs.append(_thumbnail(picture, settings.jpeg_edge_px))
         self.frame_index += block.indices.tolist()

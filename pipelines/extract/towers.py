@@ -17,7 +17,7 @@ from pipelines.store.features import FeatureSpec
 
 if TYPE_CHECKING:
     from longvu_model.config import LongVUConfig
-    from longvu_model.image_processing import TowerPixels
+    from longvu_model.tower_pixels import TowerPixels
     from longvu_model.towers import DinoTower, SiglipTower
 
 _PART = {"dinov2": "dino", "siglip": "siglip"}
@@ -57,7 +57,7 @@ class TowerBundle:
 
     def pixels(self, name: str) -> TowerPixels:
         """What the tower is fed."""
-        from longvu_model.image_processing import TowerPixels
+        from longvu_model.tower_pixels import TowerPixels
 
         tower = self._empty(name)
         return TowerPixels(tower.image_size, tower.image_mean, tower.image_std)

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from longvu_model.image_processing import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
 from longvu_model.semantics import CORRECTED
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
 from longvu_model.training_samples import TrainingSamples
 from longvu_model.video import FrameSampling, decode_frames, probe
 from pipelines.corpus import CorpusConfig, CorpusError, CorpusManifest, plan_corpus, write_corpus

@@ -17,17 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longvu_model.collation import Collator
 from longvu_model.config import PUBLISHED
-from longvu_model.image_processing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SIGLIP_MEAN,
-    SIGLIP_STD,
-    TowerPixels,
-    preprocess_frames,
-)
+from longvu_model.image_processing import preprocess_frames
 from longvu_model.labels import label_turns, place_markers, read_turns
 from longvu_model.prompts import STOP_STRINGS, drop_doubled_bos, render_prompt, tokenize_with_slots
 from longvu_model.stopping import KeywordStop
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
 from longvu_model.training_samples import TrainingSample, TrainingSamples
 from tests.golden.result import Comparison, Result
 

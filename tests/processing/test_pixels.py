@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from longvu_model.image_processing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SIGLIP_MEAN,
-    SIGLIP_STD,
-    TowerPixels,
-    pixel_inputs,
-    preprocess_frames,
-)
+from longvu_model.image_processing import pixel_inputs, preprocess_frames
 from longvu_model.media import Medium
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
 
 
 def plain_preprocess(frame: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

@@ -17,16 +17,10 @@ from PIL import Image
 from longvu_model.collation import Collator
 from longvu_model.config import CORRECTED, IGNORE_INDEX, IMAGE_TOKEN_INDEX, PUBLISHED, LongVUConfig, Semantics
 from longvu_model.geometry import content_rectangles
-from longvu_model.image_processing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SIGLIP_MEAN,
-    SIGLIP_STD,
-    TowerPixels,
-    preprocess_frames,
-)
+from longvu_model.image_processing import preprocess_frames
 from longvu_model.labels import LabelledIds
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
 from longvu_model.training_samples import TrainingSample, TrainingSamples, UnusableSample
 from longvu_model.video import decode_frames
 from tests.processing.clips import moving_frames, write_video

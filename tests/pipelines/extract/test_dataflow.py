@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from longvu_model.image_processing import TowerPixels
+from longvu_model.tower_pixels import TowerPixels
 from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.extract.carrier import unpack
