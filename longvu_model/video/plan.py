@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from longvu_model.video.packet_index import PacketIndex
+from longvu_model.video.packet_index import PacketIndex, presentation_order
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,31 @@ def make_plan(index: PacketIndex, indices_T: NDArray[np.int64]) -> DecodePlan:
     wanted = index.order_F[indices_T]
     wanted_P = np.zeros(len(index.pts_P), bool)
     wanted_P[wanted] = True
-    starts = _clean_entries(index)
-    piece_P = np.zeros(len(wanted_P), np.int64)
-    piece_P[starts[1:]] = 1
-    piece_P = np.cumsum(piece_P)
-    last_of_piece = np.full(len(starts), -1)
+    starts_P = _clean_entries(index)
+    piece_P = np.cumsum(starts_P, dtype=np.int32)
+    last_of_piece = np.full(piece_P[-1] + 1, -1, np.int32)
     np.maximum.at(last_of_piece, piece_P[wanted], wanted)
-    in_reach_P = np.arange(len(wanted_P)) <= last_of_piece[piece_P]
+    in_reach_P = np.arange(len(wanted_P), dtype=np.int32) <= last_of_piece[piece_P]
     droppable_P = np.zeros_like(wanted_P) if index.why_not else index.droppable_P
     return DecodePlan(in_reach_P & (wanted_P | ~droppable_P), index.pts_P[wanted])
 
 
-def _clean_entries(index: PacketIndex) -> NDArray[np.int64]:
-    """Packets at which pieces start: the first one, and entries before which everything is also shown earlier.
+def _clean_entries(index: PacketIndex) -> NDArray[np.bool_]:
+    """Packets (P,) at which pieces after the first start: entries before which everything is also shown earlier.
 
     Parameter sets outlive a piece. So where the stream carries any, an entry must bring its own, and none may have come
     between entries.
     """
+    starts_P = np.zeros(len(index.pts_P), bool)
     if index.why_not:
-        return np.zeros(1, np.int64)
-    latest_before = np.maximum.accumulate(index.pts_P)[:-1]
-    earliest_from = np.minimum.accumulate(index.pts_P[::-1])[::-1][1:]
+        return starts_P
+    numbers_P = np.arange(len(index.pts_P), dtype=np.int32)
+    rank_P = np.empty_like(numbers_P)
+    rank_P[presentation_order(index.pts_P)] = numbers_P
+    # The k packets before an entry are shown first exactly if the highest of their ranks is k - 1.
+    split = np.maximum.accumulate(rank_P)[:-1] == numbers_P[:-1]
     parameters_before = np.logical_or.accumulate(index.parameters_P)[:-1]
     stray_before = np.logical_or.accumulate(index.parameters_P & ~index.entry_P)[:-1]
     self_contained = (index.parameters_P[1:] | ~parameters_before) & ~stray_before
-    clean = np.flatnonzero(index.entry_P[1:] & (latest_before < earliest_from) & self_contained) + 1
-    return np.concatenate([np.zeros(1, np.int64), clean])
+    starts_P[1:] = index.entry_P[1:] & split & self_contained
+    return starts_P
