@@ -46,5 +46,5 @@ def to_published(source: Path, folder: Path) -> str:
     official.export(model, folder)
     LongVUProcessor.from_pretrained(source).tokenizer.save_pretrained(folder)
     if model.config.semantics != "published":
-        note(f"note: {source} has {model.config.semantics} semantics; released code computes it as published all the same")
+        note(f"note: {source} has {model.config.semantics} semantics; released code computes as published all the same")
     return "published layout, towers in siglip/ and dinov2/"

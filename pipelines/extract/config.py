@@ -77,7 +77,7 @@ class ExtractConfig(Config):
     )
     sampling: str = setting("fps:1", about="which frames: fps:R (frames per second), uniform:N, with ,max:N")
     keep_threshold: float = setting(
-        0.90, about="frames with a window similarity below it are kept, and their features stored", gt=0, le=2
+        0.90, about="frames with a window similarity below it are kept, and their features stored", gt=0, le=1
     )
     keep_all_below: int = setting(
         128,
