@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, StoppingCriteriaList
 
 from longvu_model import assembly, frame_selection, official
 from longvu_model.image_processing import preprocess_frames, tower_pixels
-from longvu_model.modeling import LongVUForConditionalGeneration, Media
+from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.prompts import STOP_STRINGS
 from longvu_model.regimes import media_shape, needs_reduction
+from longvu_model.sight import Media
 from longvu_model.stopping import KeywordStop
 from longvu_model.video import FrameSampling, FrameStream, iter_frame_blocks
 from pipelines import storage

@@ -8,6 +8,7 @@ alone need no look. For every other codec, and for interlaced H.264, there is no
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 ENTRY = 1
@@ -23,7 +24,7 @@ PacketData = bytes | memoryview
 NalOffsets = Callable[[PacketData], Iterator[int]]
 
 
-class BitstreamRule:
+class BitstreamRule(ABC):
     """Reads the flags of one packet after another."""
 
     why_not: str | None = None
@@ -31,8 +32,9 @@ class BitstreamRule:
     one_frame_per_packet: bool = True
     """False where two packets may make one frame, so that packets cannot be counted as frames."""
 
+    @abstractmethod
     def flags(self, data: PacketData) -> int:
-        raise NotImplementedError
+        """Flags of the next packet in decoding order."""
 
 
 class NoRule(BitstreamRule):

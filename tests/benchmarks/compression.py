@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from longvu_model.config import IMAGE_TOKEN_INDEX, LongVUConfig
-from longvu_model.modeling import LongVUForConditionalGeneration, Media
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.sight import Media
 from tests.oracles.compression import token_path
 
 FRAMES = (120, 256, 1024, 2000)

@@ -16,9 +16,10 @@ from longvu_model import assembly, checkpoint_names, frame_selection, geometry
 from longvu_model.compression import frames_of, resize_cells
 from longvu_model.config import LongVUConfig
 from longvu_model.image_processing import preprocess_frames
-from longvu_model.modeling import LongVUForConditionalGeneration, Media, Sight
+from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.prompts import drop_doubled_bos, render_prompt, tokenize_with_slots
 from longvu_model.regimes import REGIME_NAMES
+from longvu_model.sight import Media, Sight
 from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD
 from tests.golden.longvu_models import Case, build_model, read_case
 from tests.golden.result import Comparison, Result

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from longvu_model.modeling import LongVUForConditionalGeneration, Media
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.sight import Media
 from tests.model import builders
 
 # full, mixed with upgrades, low with reduction, an image, a tall video

@@ -7,7 +7,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from longvu_model.modeling import LongVUForConditionalGeneration, Media
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.sight import Media
 from tests.model import builders
 from tests.oracles.compression import token_path
 

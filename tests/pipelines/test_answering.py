@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from longvu_model.modeling import LongVUForConditionalGeneration, Media
+from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
+from longvu_model.sight import Media
 from longvu_model.video import FrameSampling, decode_frames
 from pipelines import answering
 from tests.pipelines.conftest import write_video

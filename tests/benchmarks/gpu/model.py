@@ -16,8 +16,9 @@ import torch
 from transformers import Qwen2Config
 
 from longvu_model.config import IMAGE_TOKEN_INDEX
-from longvu_model.modeling import LongVUModel, Media
+from longvu_model.modeling import LongVUModel
 from longvu_model.presets import PRESETS
+from longvu_model.sight import Media
 from tests.benchmarks.compression import drifting_features
 from tests.golden.longvu_models import build_model, read_case
 
