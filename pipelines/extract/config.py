@@ -80,9 +80,9 @@ class ExtractConfig(Config):
         0.90, about="frames with a window similarity below it are kept, and their features stored", gt=0, le=1
     )
     keep_all_below: int = setting(
-        128,
-        about="sources of at most so many sampled frames store them all: such a video fits the published "
-        "context as it is, and the model then drops no frame",
+        256,
+        about="sources of at most so many sampled frames store them all: such a video fits a context of 8192 tokens "
+        "as it is (16:9 at 36 tokens a frame), and the model then drops no frame",
         ge=0,
     )
     features: FeatureConfig = setting(FeatureConfig(), about="what is stored for a frame")
