@@ -41,13 +41,19 @@ _MODES = {
 def check_e2e(folder: Path) -> Iterator[Result]:
     """Pixels and ids to embeddings, logits, loss, gradients and greedy ids."""
     for path in sorted((folder / "e2e").glob("*.json")):
-        yield _end_to_end(folder, read_case(path))
+        case = Comparison(f"e2e/{path.stem}")
+        with case.running():
+            _end_to_end(case, folder, read_case(path))
+        yield case.result()
 
 
 def check_pipeline(folder: Path) -> Iterator[Result]:
     """Raw frames and a question to an answer, preprocessing and tokenisation included."""
     for path in sorted((folder / "pipeline").glob("*.json")):
-        yield _pipeline(folder, read_case(path))
+        case = Comparison(f"pipeline/{path.stem}")
+        with case.running():
+            _pipeline(case, folder, read_case(path))
+        yield case.result()
 
 
 def check_train(folder: Path) -> Iterator[Result]:
@@ -56,13 +62,14 @@ def check_train(folder: Path) -> Iterator[Result]:
         settings = json.loads(path.read_text())
         model = build_model(folder, settings["model"], _train_overrides(settings))
         for name, batch in settings["batches"].items():
-            tensors = load_file(folder / "train" / path.stem / f"{name}.safetensors")
-            inputs = collate_batch(folder, settings, batch["items"])
-            yield _train_batch(f"train/{path.stem}/{name}", model, inputs, batch, tensors)
+            case = Comparison(f"train/{path.stem}/{name}/loss")
+            with case.running():
+                tensors = load_file(folder / "train" / path.stem / f"{name}.safetensors")
+                _train_batch(case, model, collate_batch(folder, settings, batch["items"]), batch, tensors)
+            yield case.result()
 
 
-def _end_to_end(folder: Path, stored: Case) -> Result:
-    case = Comparison(f"e2e/{stored.name}")
+def _end_to_end(case: Comparison, folder: Path, stored: Case) -> None:
     meta, tensors = stored.meta, stored.tensors
     model = build_model(folder, meta["model"], meta["config_overrides"])
     media = _media(meta, tensors["images_siglip_i8"].float() / 32, tensors["images_dino_i8"].float() / 32)
@@ -88,7 +95,6 @@ def _end_to_end(folder: Path, stored: Case) -> Result:
         given = {name: value for name, value in vars(media).items() if value is not None}
         generated = _greedy(model, tensors["generated_ids"].shape[1], ids, attention_mask=mask, **given)
         case.exact("generated_ids", generated, tensors["generated_ids"])
-    return case.result()
 
 
 def _media(meta: dict[str, Any], pixels_siglip: Tensor, pixels_dino: Tensor) -> Media:
@@ -292,8 +298,7 @@ def _compare_gradients(case: Comparison, model: LongVUForConditionalGeneration, 
             case.floats(f"gradient of {published}", gradient.norm(), norm, relative=GRADIENT_LIMIT)
 
 
-def _pipeline(folder: Path, stored: Case) -> Result:
-    case = Comparison(f"pipeline/{stored.name}")
+def _pipeline(case: Comparison, folder: Path, stored: Case) -> None:
     meta, tensors = stored.meta, stored.tensors
     model = build_model(folder, meta["model"], meta["config_overrides"])
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizers" / meta["tokenizer"])
@@ -321,7 +326,6 @@ def _pipeline(folder: Path, stored: Case) -> Result:
     generated = _greedy(model, meta["max_new_tokens"], ids, **given)
     case.exact("generated_ids", generated, tensors["generated_ids"])
     case.exact("text", tokenizer.decode(generated[0], skip_special_tokens=True).strip(), meta["text"])
-    return case.result()
 
 
 def _train_overrides(settings: dict[str, Any]) -> dict[str, Any]:
@@ -330,19 +334,18 @@ def _train_overrides(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train_batch(
-    name: str,
+    case: Comparison,
     model: LongVUForConditionalGeneration,
     inputs: dict[str, Tensor],
     batch: dict[str, Any],
     tensors: dict[str, Tensor],
-) -> Result:
-    case = Comparison(name)
+) -> None:
     media = Media(**{key: inputs[key] for key in Media.__dataclass_fields__ if key in inputs})
     model.zero_grad()
     sight = model.model.see(
         inputs["input_ids"], media, inputs["attention_mask"], inputs["position_ids"], inputs["labels"]
     )
-    _compare_merged(case, Case(name, {}, tensors), sight)
+    _compare_merged(case, Case(case.name, {}, tensors), sight)
     if batch["selected_counts"] is not None:
         case.exact("selected counts", sight.media.kept_counts_V.tolist(), batch["selected_counts"])
     case.exact("visual tokens", sight.visual.counts_V.tolist(), batch["visual_tokens"])
@@ -356,4 +359,3 @@ def _train_batch(
     if "grad_norms" in batch:
         loss.backward()
         _compare_gradients(case, model, batch["grad_norms"])
-    return case.result()

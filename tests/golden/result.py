@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +59,14 @@ class Comparison:
             same = mine == reference
         if not same:
             self.failures.append(f"{what}: {_short(mine)}, expected {_short(reference)}")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """An exception on the way fails this case by name, and the cases after it still run."""
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
 
     def result(self) -> Result:
         return Result(self.name, self.max_relative_error, not self.failures, "; ".join(self.failures))

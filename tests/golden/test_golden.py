@@ -43,5 +43,17 @@ def test_runner_fails_on_a_wrong_vector(tmp_path: Path, capsys: pytest.CaptureFi
     assert "FAIL" in capsys.readouterr().out
 
 
+def test_runner_goes_on_after_a_broken_case(tmp_path: Path) -> None:
+    for part in ("models/stage1", "e2e"):
+        shutil.copytree(COMPACT / part, tmp_path / part)
+    for path in (tmp_path / "e2e").iterdir():
+        if not path.stem.startswith("stage1"):
+            path.unlink()
+    (tmp_path / "e2e/stage1_img.safetensors").write_bytes(b"cut")
+    results = {result.name: result for result in check_longvu(tmp_path)}
+    assert not results["e2e/stage1_img"].passed and "Error" in results["e2e/stage1_img"].detail
+    assert results["e2e/stage1_video_stc"].passed
+
+
 def test_runner_refuses_another_folder(tmp_path: Path) -> None:
     assert main([str(tmp_path)]) == 2
