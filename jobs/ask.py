@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from jobs.checkpoint import checkpoint_folder, device_of
-from jobs.terminal import Progress, note, quiet_libraries
+from jobs.terminal import Progress, note, note_damage, quiet_libraries
 from longvu_model.presets import SEAL
 from longvu_model.video import FrameSampling
 from pipelines import answering, storage
@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         store = FeatureStore.open(options.store)
         check_towers(store, folder)
         watched = answering.recall(model, store, options.video, input_ids)
+    note_damage(options.video, watched.damage)
     answer = answering.answer(model, processor, watched, input_ids, options.max_new_tokens)
     print(answer.text)
     note(str(answer))

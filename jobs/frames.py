@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs.ask import check_towers
 from jobs.checkpoint import checkpoint_folder, device_of
-from jobs.terminal import quiet_libraries
+from jobs.terminal import note_damage, quiet_libraries
 from longvu_model.towers import DinoTower
 from longvu_model.video import FrameSampling
 from pipelines import storage
@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         store = FeatureStore.open(options.store)
         check_towers(store, folder)
         scored = stored_frames(store, storage.sha256(storage.resolve(options.video)), threshold=threshold)
+    note_damage(options.video, scored.damage)
     title = Path(options.video).name
     sheet = contact_sheet(
         scored.frames, scored.times_s, scored.similarity, scored.kept, title=title, threshold=threshold

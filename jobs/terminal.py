@@ -19,6 +19,12 @@ def quiet_libraries() -> None:
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno > logging.WARNING)
 
 
+def note_damage(video: object, damage: str | None) -> None:
+    """Say that only a part of a file was seen, and why."""
+    if damage is not None:
+        note(f"note: {video} is damaged ({damage}); only its good frames were used")
+
+
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 

@@ -42,11 +42,13 @@ class Watched:
         media: the kept frames.
         num_sampled: frames sampled before reduction.
         seconds: time per step.
+        damage: what is wrong with a file of which only the good prefix was seen; None for a whole one.
     """
 
     media: Media
     num_sampled: int
     seconds: dict[str, float]
+    damage: str | None
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def watch(
     with clock("encode"):
         dino_KPD = torch.stack([held[frame][0] for frame in kept])
         siglip_KPD = towers.siglip(torch.stack([held[frame][1] for frame in kept]).to(model.device))
-    return Watched(_media(dino_KPD, siglip_KPD, kept, size), num_sampled, clock.seconds)
+    return Watched(_media(dino_KPD, siglip_KPD, kept, size), num_sampled, clock.seconds, stream.summary.damage)
 
 
 def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: str | Path, input_ids: Tensor) -> Watched:
@@ -187,7 +189,8 @@ def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: st
             found = store.load(video_id, math.inf if all_stored else None, cap=None)
         assert found.siglip is not None, "its column is in the manifest"
         kept = np.flatnonzero(found.kept).tolist()
-    return Watched(_media(found.dinov2, found.siglip, kept, size), num_sampled, clock.seconds)
+    media = _media(found.dinov2, found.siglip, kept, size)
+    return Watched(media, num_sampled, clock.seconds, found.video["message"])
 
 
 @torch.inference_mode()

@@ -35,6 +35,7 @@ class ScoredFrames:
         times_s: float64 (T,), seconds.
         similarity: float32 (T,), mean cosine to the window, 0 at its centre.
         kept: bool (T,), similarity below ``threshold``.
+        damage: what is wrong with a file of which these frames are the good prefix; None for a whole one.
     """
 
     frames: list[Image.Image]
@@ -42,6 +43,7 @@ class ScoredFrames:
     similarity: NDArray[np.float32]
     kept: NDArray[np.bool_]
     threshold: float
+    damage: str | None = None
 
 
 @torch.inference_mode()
@@ -60,10 +62,11 @@ def score_video(
     """
     thumbnails: list[Image.Image] = []
     times_s: list[NDArray[np.float64]] = []
+    stream = iter_frame_blocks(source, FrameSampling.parse(sampling), block_frames=WINDOW_FRAMES)
 
     def features() -> Iterator[torch.Tensor]:
         device = tower.patch.weight.device
-        for block in iter_frame_blocks(source, FrameSampling.parse(sampling), block_frames=WINDOW_FRAMES):
+        for block in stream:
             pixels = preprocess_frames(block.frames, tower.image_size, tower.image_mean, tower.image_std)
             thumbnails.extend(map(thumbnail, block.frames))
             times_s.append(block.pts_s)
@@ -71,7 +74,9 @@ def score_video(
 
     similarity = torch.cat([window_similarity(torch.stack(window)).cpu() for window in _windows(features())])
     kept = keep_frames(similarity, threshold)
-    return ScoredFrames(thumbnails, np.concatenate(times_s), similarity.numpy(), kept.numpy(), threshold)
+    return ScoredFrames(
+        thumbnails, np.concatenate(times_s), similarity.numpy(), kept.numpy(), threshold, stream.summary.damage
+    )
 
 
 def stored_frames(store: FeatureStore, video_id: str, *, threshold: float = 0.83) -> ScoredFrames:
@@ -84,13 +89,13 @@ def stored_frames(store: FeatureStore, video_id: str, *, threshold: float = 0.83
     columns = ["frame_index", "pts_s", "similarity"]
     table = store.frames(video_id, [*columns, "jpeg"] if store.manifest.jpeg else columns)
     frame_index, times_s, similarity = (table[name].to_numpy() for name in columns)
+    row = store.row(video_id)
     if store.manifest.jpeg:
         pictures = [thumbnail(Image.open(io.BytesIO(data))) for data in table["jpeg"].to_pylist()]
     else:
-        source = store.row(video_id)["source"]
-        pictures = _decoded_thumbnails(source, str(store.manifest.config["sampling"]), frame_index)
+        pictures = _decoded_thumbnails(row["source"], str(store.manifest.config["sampling"]), frame_index)
     kept = keep_frames(torch.tensor(similarity), threshold).numpy()
-    return ScoredFrames(pictures, times_s, similarity, kept, threshold)
+    return ScoredFrames(pictures, times_s, similarity, kept, threshold, row["message"])
 
 
 def thumbnail(picture: Image.Image | NDArray[np.uint8]) -> Image.Image:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
@@ -116,6 +117,24 @@ def test_ask_takes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     Image.new("RGB", (64, 48), (200, 30, 30)).save(path)
     assert main(["ask", str(path), "What is this?", "--max-new-tokens", "1"]) == 0
     assert "1 frames sampled, 1 kept; regime full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["ask", "What happens?", "--max-new-tokens", "1"], ["frames"]])
+def test_a_cut_file_is_used_and_flagged(
+    command: list[str], video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.mkv"
+    with av.open(str(video)) as source, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    name, *rest = command
+    output = ["-o", str(tmp_path / "sheet.png")] if name == "frames" else []
+    assert main([name, str(cut), *rest, *output]) == 0
+    assert "cut.mkv is damaged" in capsys.readouterr().err
 
 
 def test_a_lower_threshold_keeps_fewer_frames(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
