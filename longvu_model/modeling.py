@@ -15,7 +15,7 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from longvu_model import assembly, frame_selection
+from longvu_model import assembly, frame_selection, ragged
 from longvu_model.aggregator import Aggregator, AggregatorLayer, KeyValue
 from longvu_model.compression import FrameTokens, VisualTokens, compress, plan_cells
 from longvu_model.config import LongVUConfig
@@ -106,7 +106,7 @@ class LongVUModel(LongVUPreTrainedModel):
         dino_FTD = self._tower_features(self.towers.dino, media.pixel_values_dino, media.dino_features, "dino")
         if len(dino_FTD) != int(shape.frame_counts_V.sum()):
             raise ValueError(f"{len(dino_FTD)} DINOv2 frames for frame_counts={shape.frame_counts_V.tolist()}")
-        medium_F = torch.repeat_interleave(torch.arange(len(row_V)), shape.frame_counts_V)
+        medium_F, place_F = ragged.expand(shape.frame_counts_V)
 
         keep_F = torch.ones(len(medium_F), dtype=torch.bool)
         reduce_V = needs_reduction(self.config, shape, budget_length_B)
@@ -123,10 +123,7 @@ class LongVUModel(LongVUPreTrainedModel):
         regime = choose_regime(self.config, shape, kept_counts_V, budget_length_B, num_text_B)
         plan = plan_cells(self.config, shape, regime, kept_counts_V)
         groups_ND = self.aggregator(siglip_FTD, dino_FTD, plan.cells)
-        if media.frame_times is None:
-            times_F = kept_F - (shape.frame_counts_V.cumsum(0) - shape.frame_counts_V)[medium_F[kept_F]]
-        else:
-            times_F = media.frame_times.cpu()[kept_F]
+        times_F = (place_F if media.frame_times is None else media.frame_times.cpu())[kept_F]
         return EncodedMedia(num_text_B, shape, regime, plan, groups_ND, kept_F, kept_counts_V, times_F)
 
     @property
