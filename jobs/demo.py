@@ -23,7 +23,7 @@ from pipelines import storage
 from pipelines.config import load_config
 from pipelines.errors import run_cli
 from pipelines.extract.config import ExtractConfig
-from pipelines.extract.extraction import store_uri
+from pipelines.extract.work import store_uri
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from jobs.terminal import quiet_libraries
 from pipelines.config import load_config, reference
 from pipelines.errors import run_cli
 from pipelines.extract.config import ExtractConfig
-from pipelines.extract.extraction import extract, find_work
+from pipelines.extract.extraction import extract
+from pipelines.extract.work import find_work
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "extract_tiny.yaml"
 

@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,10 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
-from pipelines.extract.index import index_sources
-from pipelines.extract.plan import Unit
 from pipelines.extract.progress import Progress
 from pipelines.extract.report import ExtractReport, make_report, stage_speeds
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
-from pipelines.storage import StoredObject
-from pipelines.store.commits import committed_units
+from pipelines.extract.work import Work, find_work
 from pipelines.store.manifest import StoreManifest
 from pipelines.store.reader import FeatureStore
 from pipelines.store.schema import WINDOW_FRAMES
@@ -38,32 +35,6 @@ if TYPE_CHECKING:
     from pipelines.extract.dataflow import UnitReport
 
 _METRICS_EVERY_S = 10.0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a configuration asks for and what of it is left.
-
-    Args:
-        store: URI of the store.
-        sources: all that was asked for.
-        pending: planned units without a commit.
-        fresh: sources that were never planned.
-    """
-
-    store: str
-    sources: list[StoredObject]
-    pending: list[Unit]
-    fresh: list[StoredObject]
-
-    @property
-    def nothing_left(self) -> bool:
-        return not self.pending and not self.fresh
-
-
-def store_uri(config: ExtractConfig) -> str:
-    """Where this configuration's store is."""
-    return storage.join(storage.resolve(config.store), "features", f"{config.name}-{config.digest12}")
 
 
 def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
@@ -108,24 +79,6 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         )
         run.metrics(_metrics(report), step=len(store.commits))
     return report
-
-
-def find_work(config: ExtractConfig) -> Work:
-    """Compare sources, stored plans and commits; reads no source.
-
-    Raises:
-        UserError: nothing to extract.
-    """
-    uri = store_uri(config)
-    sources = index_sources(config.source)
-    known = plan.read_plan(uri)
-    done = committed_units(uri)
-    wanted = {(source.uri, source.version) for source in sources}
-    planned = {member.identity for unit in known for member in unit.members}
-    pending = [
-        unit for unit in known if unit.unit_id not in done and any(member.identity in wanted for member in unit.members)
-    ]
-    return Work(uri, sources, pending, [item for item in sources if (item.uri, item.version) not in planned])
 
 
 def _run(

@@ -54,6 +54,9 @@ class Member:
             end. The last part is open, because containers promise more or fewer frames than they hold.
         expected_samples: sampled frames of the part, by the container; None when nothing is known of it.
         total_samples: likewise of the whole source.
+        kind: "video" or "image".
+        retry: how often the source was taken out of quarantine.
+        predicted_s: CPU-seconds that decoding it should take.
     """
 
     source: str
@@ -66,6 +69,9 @@ class Member:
     end_s: float | None = None
     expected_samples: int | None = None
     total_samples: int | None = None
+    kind: str = "video"
+    retry: int = 0
+    predicted_s: float = 0.0
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -149,12 +155,15 @@ def _seconds(extent: Extent, sample: int, more_frames: int = 0) -> float:
 
 
 def _unit(members: Sequence[Member], config_digest: str) -> Unit:
-    described = [
-        [member.source, member.size_bytes, member.version, member.first_sample, member.start_s, member.end_s]
-        for member in members
-    ]
-    canonical = json.dumps([config_digest, described], separators=(",", ":"))
+    canonical = json.dumps([config_digest, [_described(member) for member in members]], separators=(",", ":"))
     return Unit(hashlib.blake2b(canonical.encode(), digest_size=10).hexdigest(), tuple(members))
+
+
+def _described(member: Member) -> list[Any]:
+    """What of a member decides the id of its unit: not predictions, which may change with the version of this code."""
+    part = [member.first_sample, member.start_s, member.end_s]
+    retry = [member.retry] if member.retry else []
+    return [member.source, member.size_bytes, member.version, *part, member.kind, *retry]
 
 
 def write_plan(store: str, run_id: str, units: Iterable[Unit]) -> None:
