@@ -14,12 +14,14 @@ from pipelines.store.commits import Commit, committed_units, read_commits
 from pipelines.store.features import FeatureSpec
 from pipelines.store.manifest import StoreError, StoreManifest
 from pipelines.store.reader import FeatureStore, VideoFeatures
+from pipelines.store.schema import StageColumns
 from pipelines.store.writer import commit_unit
 
 __all__ = [
     "Commit",
     "FeatureSpec",
     "FeatureStore",
+    "StageColumns",
     "StoreError",
     "StoreManifest",
     "VideoFeatures",

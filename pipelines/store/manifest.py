@@ -10,7 +10,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store.features import FeatureSpec
-from pipelines.store.schema import FORMAT, FORMAT_VERSION
+from pipelines.store.schema import FORMAT, FORMAT_VERSION, StageColumns
 
 FILE_NAME = "store.json"
 
@@ -36,6 +36,7 @@ class StoreManifest:
         preprocessing: digest of how frames became pixels, by feature name.
         model: as it was named, and the fingerprint of its files; says nothing about content.
         created_by: version of this project.
+        stages: users' stages that add columns to the frames table, by name.
     """
 
     name: str
@@ -50,9 +51,12 @@ class StoreManifest:
     preprocessing: dict[str, str]
     model: dict[str, str] = field(default_factory=dict)
     created_by: str = ""
+    stages: dict[str, StageColumns] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        plain = dataclasses.asdict(dataclasses.replace(self, stages={}))
+        stages = {name: stage.to_json() for name, stage in self.stages.items()}
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **plain, "stages": stages}
         return json.dumps(record, indent=2, sort_keys=False).encode() + b"\n"
 
     @classmethod
@@ -75,6 +79,7 @@ class StoreManifest:
                 f"{FORMAT_VERSION}; use the version of longvu-ray that wrote it ({record.get('created_by', '?')})"
             )
         record["features"] = tuple(FeatureSpec(**spec) for spec in record["features"])
+        record["stages"] = {name: StageColumns.from_json(name, stage) for name, stage in record["stages"].items()}
         return cls(**record)
 
     def check_same(self, other: StoreManifest, uri: str) -> None:
@@ -100,4 +105,5 @@ def _content(manifest: StoreManifest) -> dict[str, Any]:
     facts |= {f"{name} tower": digest for name, digest in manifest.towers.items()}
     facts |= {f"{name} preprocessing": digest for name, digest in manifest.preprocessing.items()}
     facts |= {f"{spec.name} features": f"{spec.tokens}x{spec.width} {spec.dtype}" for spec in manifest.features}
+    facts |= {f"stage {name}": json.dumps(stage.to_json()) for name, stage in manifest.stages.items()}
     return facts

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _READERS = 16
 _FOOTERS = 256
 MAX_KEPT_FRAMES = 400
+_QUARANTINE = [
+    *("source", "error", "message", "log_tail", "attempts", "retry"),
+    *("kind", "decoder", "size_bytes", "version", "video_id", "units"),
+]
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,8 @@ class FeatureStore:
         return merge_chunks(self._read_videos(self.commits, columns))
 
     def quarantine(self) -> pa.Table:
-        """The sources that failed: what they are and why."""
-        failed = self._index.filter(pc.equal(self._index["status"], FAILED))
-        return failed.select(["source", "error", "message", "size_bytes", "version", "video_id"])
+        """The sources that failed: what they are and why; ``units`` names the unit of the part that failed."""
+        return self._index.filter(pc.equal(self._index["status"], FAILED)).select(_QUARANTINE)
 
     def select(self, threshold: float, cap: int | None = MAX_KEPT_FRAMES) -> pa.Table:
         """Which frames a threshold keeps, for every video, from stored similarities alone.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines.store.features import FeatureSpec
 
 FORMAT = "longvu-feature-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 OK = "ok"
 TRUNCATED = "truncated"
@@ -38,6 +41,9 @@ PLAN = _table(
     end_s=(pa.float64(), "end of the part, likewise; null: the source's"),
     expected_samples=(pa.int64(), "sampled frames of the part that the container promises; null: unknown"),
     total_samples=(pa.int64(), "likewise of the whole source"),
+    kind=(pa.string(), "video or image"),
+    retry=(pa.int32(), "how often the source was taken out of quarantine"),
+    predicted_s=(pa.float64(), "seconds that decoding the part was expected to take"),
 )
 
 VIDEOS = _table(
@@ -52,6 +58,11 @@ VIDEOS = _table(
     status=(pa.string(), "ok, truncated (a good prefix) or failed"),
     error=(pa.string(), "class of the error; null when ok"),
     message=(pa.string(), "the error in one line; null when ok"),
+    log_tail=(pa.string(), "last lines that the decoder logged; null when ok"),
+    attempts=(pa.int32(), "how often decoding was tried"),
+    retry=(pa.int32(), "how often the source was taken out of quarantine before; null means 0"),
+    kind=(pa.string(), "video or image"),
+    decoder=(pa.string(), "what decoded the frames: pyav or decord"),
     codec=(pa.string(), "video codec"),
     width=(pa.int32(), "pixels, after rotation"),
     height=(pa.int32(), "pixels, after rotation"),
@@ -70,8 +81,53 @@ VIDEOS = _table(
 )
 
 
-def frames_schema(features: Iterable[FeatureSpec], *, jpeg: bool) -> pa.Schema:
-    """Columns of the frames table: one row per sampled frame, features null where they are not stored."""
+@dataclass(frozen=True)
+class StageColumns:
+    """What a user's stage adds to the frames table.
+
+    Args:
+        name: of the stage.
+        call: dotted name of what it calls.
+        version: changes when the same call gives other values.
+        columns: that it fills, one value per sampled frame.
+    """
+
+    name: str
+    call: str
+    version: str
+    columns: tuple[pa.Field, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in ``store.json``, under the stage's name."""
+        columns = {field.name: str(field.type) for field in self.columns}
+        return {"call": self.call, "version": self.version, "columns": columns}
+
+    @classmethod
+    def from_json(cls, name: str, record: dict[str, Any]) -> StageColumns:
+        """Read :meth:`to_json` back."""
+        columns = tuple(pa.field(column, arrow_type(text)) for column, text in record["columns"].items())
+        return cls(name, record["call"], record["version"], columns)
+
+
+_LIST = re.compile(r"list<(?:\w+: )?(.+)>")
+
+
+def arrow_type(text: str) -> pa.DataType:
+    """The Arrow type that prints as ``text``: a plain type's name, or a list of one.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    values = _LIST.fullmatch(text)
+    return pa.list_(arrow_type(values[1])) if values else pa.type_for_alias(text)
+
+
+def frames_schema(features: Iterable[FeatureSpec], *, jpeg: bool, stages: Iterable[StageColumns] = ()) -> pa.Schema:
+    """Columns of the frames table: one row per sampled frame, features null where they are not stored.
+
+    Raises:
+        ValueError: a stage's column has the name of another column.
+    """
     columns = _table(
         video_id=(pa.string(), "sha256 of the source's bytes"),
         frame_index=(pa.int64(), "position of the frame in the video"),
@@ -84,4 +140,9 @@ def frames_schema(features: Iterable[FeatureSpec], *, jpeg: bool) -> pa.Schema:
         columns = columns.append(spec.field())
     if jpeg:
         columns = columns.append(pa.field("jpeg", pa.binary(), metadata={"about": "thumbnail"}))
+    for stage in stages:
+        for field in stage.columns:
+            if field.name in columns.names:
+                raise ValueError(f"stage {stage.name}: column {field.name!r} exists already; give it another name")
+            columns = columns.append(field.with_metadata({"about": f"stage {stage.name}"}))
     return columns

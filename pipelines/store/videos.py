@@ -1,7 +1,8 @@
 """From the rows that units wrote to one row per source.
 
 A long source is extracted in chunks by several units; it appears once all of them are committed. A source that two
-runs planned at the same time appears once.
+runs planned at the same time, or that was taken out of quarantine and tried again, appears once: as the latest try
+that did not fail, or else as the latest failure.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pipelines.store.features import add_digests
 from pipelines.store.schema import FAILED, OK, TRUNCATED, VIDEOS
 
 _CHUNK_COLUMNS = ("unit_id", "chunk", "num_chunks", "first_sample")
-_NEEDED = ("source", "version", "status", "error", "message", "unit_id", "chunk", "num_chunks")
+_NEEDED = ("source", "version", "status", "error", "message", "retry", "unit_id", "chunk", "num_chunks")
 _JOINED = ("frame_index", "pts_s", "similarity", "kept", "stored")
 _ADDED = ("num_sampled", "num_kept", "num_stored")
+_CAUSE = ("error", "message", "log_tail")
 _DIGESTS = ("dinov2_digest", "siglip_digest")
 
 MERGED = pa.schema([field for field in VIDEOS if field.name not in _CHUNK_COLUMNS]).append(
@@ -45,17 +47,24 @@ def merge_chunks(rows: pa.Table) -> pa.Table:
         a table of :data:`MERGED`, without the columns that ``rows`` lacks; sources with an uncommitted chunk are
         left out.
     """
-    groups: dict[tuple[str, str], dict[int, dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
-    keys = zip(*(rows[name].to_pylist() for name in ("source", "version", "num_chunks", "chunk")), strict=True)
-    for position, (source, version, num_chunks, chunk) in enumerate(keys):
-        groups[source, version][num_chunks].setdefault(chunk, position)
+    names = ("source", "version", "retry", "num_chunks", "chunk", "status")
+    tries: dict[tuple[str, str], dict[tuple[int, int], dict[int, int]]] = defaultdict(lambda: defaultdict(dict))
+    failed = []
+    for position, (source, version, retry, num_chunks, chunk, status) in enumerate(
+        zip(*(rows[name].to_pylist() for name in names), strict=True)
+    ):
+        failed.append(status == FAILED)
+        parts = tries[source, version][retry or 0, -num_chunks]
+        if chunk not in parts or (failed[parts[chunk]] and not failed[position]):
+            parts[chunk] = position
 
     whole, merged = [], []
-    for source in sorted(groups):
-        complete = [chunks for num_chunks, chunks in sorted(groups[source].items()) if len(chunks) == num_chunks]
+    for source in sorted(tries):
+        # A source is nothing without its first part, so that part alone decides whether a try failed.
+        complete = [(not failed[parts[0]], cut) for cut, parts in tries[source].items() if len(parts) == -cut[1]]
         if not complete:
             continue
-        positions = [position for _, position in sorted(complete[0].items())]
+        positions = [position for _, position in sorted(tries[source][max(complete)[1]].items())]
         if len(positions) == 1:
             whole += positions
         else:
@@ -81,12 +90,17 @@ def _merge(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     good = _good_prefix(chunks)
     bad = next((chunk for chunk in chunks if chunk["status"] != OK), None)
     row = dict(good[0] if good else chunks[0])
-    row["units"] = [chunk["unit_id"] for chunk in good]
+    row["units"] = [chunk["unit_id"] for chunk in good or chunks[:1]]
     if bad is not None:
-        row |= {"status": TRUNCATED if good else FAILED, "error": bad["error"], "message": bad["message"]}
+        row["status"] = TRUNCATED if good else FAILED
+        row |= {name: bad[name] for name in _CAUSE if name in bad}
     row |= join_frames(good)
     for name in row.keys() & set(_ADDED):
         row[name] = sum(chunk[name] or 0 for chunk in good)
+    if "attempts" in row:
+        row["attempts"] = max((chunk["attempts"] or 0 for chunk in chunks), default=0)
+    if "decoder" in row:
+        row["decoder"] = ", ".join(dict.fromkeys(chunk["decoder"] for chunk in good if chunk["decoder"])) or None
     for name in row.keys() & set(_DIGESTS):
         row[name] = _added(chunk[name] for chunk in good)
     return row

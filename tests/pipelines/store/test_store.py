@@ -8,19 +8,24 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longvu_model.frame_selection import WINDOW_FRAMES as MODEL_WINDOW_FRAMES
 from longvu_model.frame_selection import keep_frames
 from pipelines import storage
-from pipelines.store import FeatureStore, StoreError, committed_units, writer
+from pipelines.store import FeatureStore, StageColumns, StoreError, committed_units, writer
 from pipelines.store.features import cast_features
-from pipelines.store.schema import VIDEOS, WINDOW_FRAMES
+from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, arrow_type, frames_schema
 from pipelines.store.videos import MERGED
 from tests.pipelines.store.units import Source, commit, manifest
 
+PLAIN_TYPES = [pa.bool_(), pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.float16(), pa.float32(), pa.float64()]
+PLAIN_TYPES += [pa.string(), pa.binary(), pa.large_string(), pa.large_binary(), pa.date32(), pa.timestamp("us")]
 LONG = [
     Source("long", 32, chunk=0, num_chunks=3),
     Source("long", 32, chunk=1, num_chunks=3, first_sample=32),
@@ -68,9 +73,15 @@ def test_round_trip(root: str, dtype: str) -> None:
             "source": "file:///c.mp4",
             "error": "Corrupt",
             "message": "bad",
+            "log_tail": "moov atom not found",
+            "attempts": 2,
+            "retry": 0,
+            "kind": "video",
+            "decoder": None,
             "size_bytes": 1,
             "version": "mtime:1",
             "video_id": "c-id",
+            "units": ["u1"],
         }
     ]
 
@@ -132,6 +143,42 @@ def test_a_video_ends_at_its_first_bad_chunk(tmp_path: Path) -> None:
         commit(store.uri, f"v{number}", [part], made_with)
     store.refresh()
     assert store.quarantine()["source"].to_pylist() == ["file:///x.mp4"]
+
+
+def test_of_several_tries_one_is_shown(tmp_path: Path) -> None:
+    made_with = manifest()
+    store = FeatureStore.create(tmp_path, made_with)
+
+    def shown() -> list[tuple[object, ...]]:
+        store.refresh()
+        return [tuple(row[name] for name in ("status", "retry", "num_sampled")) for row in store.videos().to_pylist()]
+
+    commit(store.uri, "u3", [Source("a", 0, status="failed")], made_with)
+    commit(store.uri, "u2", [Source("a", 0, status="failed", retry=1)], made_with)
+    assert shown() == [("failed", 1, 0)]
+    assert store.quarantine()["units"].to_pylist() == [["u2"]]
+    # a retry in two parts counts once both are there
+    commit(store.uri, "u1", [Source("a", 32, num_chunks=2, retry=2)], made_with)
+    assert shown() == [("failed", 1, 0)]
+    commit(store.uri, "u0", [Source("a", 8, chunk=1, num_chunks=2, first_sample=32, retry=2)], made_with)
+    assert shown() == [("ok", 2, 40)]
+    assert store.load("a-id").video["units"] == ["u1", "u0"]
+    # two drivers retried it, and only one of them failed
+    commit(store.uri, "u4", [Source("a", 0, status="failed", retry=3)], made_with)
+    assert shown() == [("ok", 2, 40)]
+    commit(store.uri, "u5", [Source("a", 32, num_chunks=2, retry=2, status="failed")], made_with)
+    assert shown() == [("ok", 2, 40)]
+
+
+def test_parts_agree_on_what_a_source_is(tmp_path: Path) -> None:
+    made_with = manifest()
+    store = FeatureStore.create(tmp_path, made_with)
+    first, second = LONG[0], dataclasses.replace(LONG[1], frames=0, status="failed")
+    for unit, part in (("u0", first), ("u1", second), ("u2", LONG[2])):
+        commit(store.uri, unit, [part], made_with)
+    row = store.videos().to_pylist()[0]
+    assert (row["status"], row["error"], row["log_tail"]) == ("truncated", "Corrupt", "moov atom not found")
+    assert (row["attempts"], row["decoder"], row["units"]) == (2, "pyav", ["u0"])
 
 
 def test_only_committed_files_are_visible(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +280,28 @@ def test_another_model_or_another_setting_is_refused(tmp_path: Path) -> None:
             FeatureStore.create(tmp_path, dataclasses.replace(made_with, **change))
     with pytest.raises(StoreError, match="siglip"):
         FeatureStore.create(tmp_path, manifest(siglip=True))
+
+
+def test_stages_add_columns_and_are_part_of_what_a_store_is(tmp_path: Path) -> None:
+    columns = (pa.field("caption", pa.string()), pa.field("boxes", pa.list_(pa.float32())))
+    stage = StageColumns("describe", "package.module:Describe", "1", columns)
+    made_with = manifest(stages={"describe": stage})
+    FeatureStore.create(tmp_path, made_with)
+    assert FeatureStore.open(tmp_path).manifest == made_with
+    schema = frames_schema(made_with.features, jpeg=False, stages=made_with.stages.values())
+    assert schema.names[-3:] == ["dinov2", "caption", "boxes"]
+    changed = dataclasses.replace(stage, version="2")
+    with pytest.raises(StoreError, match="stage describe"):
+        FeatureStore.create(tmp_path, manifest(stages={"describe": changed}))
+    with pytest.raises(StoreError, match="was made with stage describe"):
+        FeatureStore.create(tmp_path, manifest())
+    with pytest.raises(ValueError, match="'pts_s' exists already"):
+        frames_schema((), jpeg=False, stages=[dataclasses.replace(stage, columns=(pa.field("pts_s", pa.int8()),))])
+
+
+@given(st.recursive(st.sampled_from(PLAIN_TYPES), lambda inner: inner.map(pa.list_), max_leaves=2))
+def test_arrow_types_are_read_back_from_their_names(kind: pa.DataType) -> None:
+    assert arrow_type(str(kind)) == kind
 
 
 def test_opening_what_is_no_store(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Source:
     num_chunks: int = 1
     first_sample: int = 0
     status: str = "ok"
+    retry: int = 0
 
     @property
     def video_id(self) -> str:
@@ -95,6 +96,11 @@ def commit(store: str, unit_id: str, sources: list[Source], made_with: StoreMani
                 "status": source.status,
                 "error": "Corrupt" if failed else None,
                 "message": "bad" if failed else None,
+                "log_tail": "moov atom not found" if failed else None,
+                "attempts": 2 if failed else 1,
+                "retry": source.retry,
+                "kind": "video",
+                "decoder": None if failed else "pyav",
                 "codec": None if failed else "h264",
                 "num_sampled": source.frames,
                 "num_kept": int(source.kept.sum()),
