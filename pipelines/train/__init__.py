@@ -1,0 +1,1 @@
+"""Training over planned batches: rows -> samples -> manifest -> plan -> reader -> engine."""
