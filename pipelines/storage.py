@@ -19,7 +19,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -47,12 +47,14 @@ class StorageError(UserError, OSError):
 class StoredObject:
     """What a listing tells about an object, without reading it.
 
-    ``version`` changes when the content does: ``etag:...`` on S3, ``mtime:<nanoseconds>`` locally.
+    ``version`` changes when the content does: ``etag:...`` on S3, ``mtime:<nanoseconds>`` locally. ``modified_s`` is
+    when it was written, epoch seconds, and no part of what makes two objects the same.
     """
 
     uri: str
     size_bytes: int
     version: str
+    modified_s: float = field(default=0.0, compare=False)
 
 
 def resolve(uri: str | Path) -> str:
@@ -122,21 +124,27 @@ def is_folder(uri: str) -> bool:
         return bool(_s3().isdir(uri))
 
 
-def listing(uri: str, *, recursive: bool = False) -> Iterator[StoredObject]:
-    """Objects under a folder or prefix, in the order of their names; names that begin with a dot are left out.
+def listing(uri: str, *, recursive: bool = False, prefix: str = "") -> Iterator[StoredObject]:
+    """Objects under a folder, in the order of their names; names that begin with a dot are left out.
 
     A folder that does not exist is empty, as on S3.
+
+    Args:
+        recursive: also those in folders below.
+        prefix: how names begin, of the folder's own objects; it may begin with a dot.
     """
+    assert not (recursive and prefix), "prefixes are of names in one folder"
     if is_local(uri):
-        yield from _local_listing(local_path(uri), recursive)
+        yield from _local_listing(local_path(uri), recursive, prefix)
         return
     with _s3_errors(uri):
         try:
-            found = _s3().find(uri, maxdepth=None if recursive else 1, detail=True)
+            # Only without a depth do all versions of s3fs let the server look at the prefix.
+            found = _s3().find(uri, maxdepth=None if recursive or prefix else 1, prefix=prefix, detail=True)
         except FileNotFoundError:
             found = {}
     for _, info in sorted(found.items()):
-        if not posixpath.basename(info["name"]).startswith("."):
+        if prefix.startswith(".") or not posixpath.basename(info["name"]).startswith("."):
             yield _s3_object(info)
 
 
@@ -309,11 +317,16 @@ def sha256(uri: str) -> str:
 
 
 def _local_object(path: Path) -> StoredObject:
-    status = path.stat()
-    return StoredObject(FILE + str(path), status.st_size, f"mtime:{status.st_mtime_ns}")
+    return _stated(str(path), path.stat())
 
 
-def _local_listing(folder: Path, recursive: bool, above: frozenset[str] = frozenset()) -> Iterator[StoredObject]:
+def _stated(path: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(FILE + path, status.st_size, f"mtime:{status.st_mtime_ns}", status.st_mtime)
+
+
+def _local_listing(
+    folder: Path, recursive: bool, prefix: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[StoredObject]:
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
         return
@@ -322,15 +335,17 @@ def _local_listing(folder: Path, recursive: bool, above: frozenset[str] = frozen
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        path = Path(entry.path)
-        if entry.name.startswith("."):
+        if not entry.name.startswith(prefix) or (entry.name.startswith(".") and not prefix.startswith(".")):
             continue
         if entry.is_dir():
             if recursive:
-                yield from _local_listing(path, recursive, above | {real})
-        elif path.exists():
-            yield _local_object(path)
-        else:  # a link to nothing is listed, so that it is reported and not passed over
+                yield from _local_listing(Path(entry.path), recursive, above=above | {real})
+            continue
+        try:
+            yield _stated(entry.path, entry.stat())
+        except PermissionError:
+            raise
+        except OSError:  # a link to nothing, or to itself, is listed, so that it is reported and not passed over
             yield StoredObject(FILE + entry.path, 0, MISSING)
 
 
@@ -377,7 +392,7 @@ def _s3_object(info: dict[str, Any]) -> StoredObject:
     if info.get("type") == "directory":
         raise FileNotFoundError(f"{S3}{info['name']} is a prefix, not an object")
     etag = str(info["ETag"]).strip('"')
-    return StoredObject(S3 + info["name"], int(info["size"]), f"etag:{etag}")
+    return StoredObject(S3 + info["name"], int(info["size"]), f"etag:{etag}", info["LastModified"].timestamp())
 
 
 @functools.cache

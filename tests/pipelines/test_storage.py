@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ def test_listing_and_patterns(root: str) -> None:
     assert sorted(names(storage.listing(root, recursive=True))) == ["a.mp4", "b.mp4", "c.mp4", "d.txt"]
     assert names(storage.glob(storage.join(root, "*.mp4"))) == ["a.mp4", "b.mp4"]
     assert list(storage.listing(storage.join(root, "nowhere"))) == []
+    assert names(storage.listing(root, prefix="a")) == ["a.mp4"]
+    assert names(storage.listing(root, prefix=".")) == [".hidden"]
+    assert all(abs(item.modified_s - time.time()) < 60 for item in storage.listing(root))
     assert storage.is_folder(root) and not storage.is_folder(storage.join(root, "a.mp4"))
 
 
