@@ -4,8 +4,8 @@ A URI is a plain path, ``file://`` plus an absolute path (not percent-encoded), 
 region and credentials come from the standard AWS variables and files (``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` ...).
 
 Errors: ``FileNotFoundError`` and ``PermissionError`` as usual when reading; :class:`StorageError` for what cannot be
-written and for everything else that the storage service answers. Nothing here retries; botocore's own retries apply
-(``AWS_MAX_ATTEMPTS``).
+written and for everything else that the storage service answers. Nothing here retries but botocore and s3fs
+(``AWS_MAX_ATTEMPTS``); ``retry.py`` repeats whole actions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import glob as local_glob
 import hashlib
 import os
 import posixpath
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -301,8 +300,10 @@ def local_copy(uri: str, scratch: str | None = None) -> Iterator[Path]:
         return
     suffix = posixpath.splitext(uri)[1]
     with tempfile.NamedTemporaryFile(suffix=suffix, dir=scratch) as copy:
-        with open_input(uri) as remote:
-            shutil.copyfileobj(remote, copy, _S3_PART_BYTES)
+        with _s3_errors(uri), open_input(uri) as remote:
+            for block in iter(lambda: remote.read(_S3_PART_BYTES), b""):
+                with _local_write_errors(FILE + copy.name):
+                    copy.write(block)
         copy.flush()
         yield Path(copy.name)
 
@@ -413,7 +414,18 @@ def _s3_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (FileNotFoundError, PermissionError, StorageError):
+    except FileNotFoundError as error:
+        if _code(error) == "NoSuchBucket":
+            raise StorageError(f"{uri}: its bucket does not exist; create it or give another") from error
+        raise
+    except (PermissionError, StorageError):
         raise
     except (BotoCoreError, ClientError, OSError) as error:
         raise StorageError(f"{uri}: {' '.join(str(error).split())}; check AWS_ENDPOINT_URL and credentials") from error
+
+
+def _code(error: BaseException) -> str | None:
+    """S3's own name for an error that s3fs has translated."""
+    response = getattr(error.__cause__, "response", None) or {}
+    code = response.get("Error", {}).get("Code")
+    return str(code) if code else None

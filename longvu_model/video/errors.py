@@ -14,6 +14,8 @@ class VideoError(Exception):
     code: ClassVar[str] = "VideoError"
     log_tail: str = ""
     """The last lines that a supervised decoder logged; empty otherwise."""
+    out_of_memory: bool = False
+    """Whether the decoder ran into its memory limit, and smaller blocks might pass."""
 
     def __init__(self, message: str) -> None:
         self.message = " ".join(message.split())

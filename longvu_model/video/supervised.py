@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pickle
+import re
 import select
 import signal
 import subprocess
@@ -39,6 +40,7 @@ MIN_MEMORY_BYTES = 512 << 20
 _PIPE_BYTES = 1 << 20
 _LOG_BYTES = 4096
 _MAX_HEADER_BYTES = 16 << 20
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _REFUSALS: dict[str, type[Exception]] = {"ImportError": ImportError, "ModuleNotFoundError": ImportError}
 
 
@@ -103,8 +105,11 @@ class SupervisedStream:
         # Only waiting for the child counts: a caller that is slow to take blocks does not use up the deadline.
         self._left_s -= time.monotonic() - start
         if header["kind"] == "failed":
+            error = VIDEO_ERRORS[header["code"]](header["message"])
+            error.log_tail = self._child.log_tail()
+            error.out_of_memory = header.get("out_of_memory", False)
             self._release()
-            raise VIDEO_ERRORS[header["code"]](header["message"])
+            raise error
         if header["kind"] == "refused":
             self._release()
             raise _REFUSALS.get(header["error"], ValueError)(header["message"])
@@ -113,7 +118,7 @@ class SupervisedStream:
 
     def _failure(self, kind: type[VideoError], what: str) -> VideoError:
         assert self._child is not None
-        log = self._child.log.decode(errors="replace").strip()
+        log = self._child.log_tail()
         error = kind(f"{self._name}: {what}" + (f"; its last words: {log.splitlines()[-1][:200]}" if log else ""))
         error.log_tail = log
         return error
@@ -241,6 +246,11 @@ class _Child:
             return True
         self.log = (self.log + text)[-_LOG_BYTES:]
         return bool(text)
+
+    def log_tail(self) -> str:
+        """What the child has logged during this job, its last 4 KiB, without FFmpeg's addresses in memory."""
+        self._read_log()
+        return _ADDRESS.sub("", self.log.decode(errors="replace")).strip()
 
     def death(self) -> str:
         """How the child ended, after its answers stopped; reads the rest of its log."""

@@ -33,6 +33,9 @@ class DecodeConfig(Config):
     scratch: str | None = setting(
         None, about="folder for downloads from S3; null: the system's temporary folder", in_digest=False
     )
+    read_attempts: int = setting(
+        5, about="attempts to read a source whose storage does not answer, with growing waits", ge=1, in_digest=False
+    )
 
 
 class EncodeConfig(Config):
@@ -59,6 +62,9 @@ class CommitConfig(Config):
 
     cpus: float = setting(0.25, about="CPUs that Ray reserves per actor", gt=0, in_digest=False)
     max_actors: int | None = setting(None, about="actors at most; null: one per 4 CPUs", ge=1, in_digest=False)
+    write_attempts: int = setting(
+        5, about="attempts to write a unit when the store does not answer, with growing waits", ge=1, in_digest=False
+    )
 
 
 class ExtractConfig(Config):

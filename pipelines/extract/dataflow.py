@@ -8,6 +8,7 @@ used.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.errors import UserError
+from pipelines.errors import JobStopped, UserError
 from pipelines.extract.carrier import pack, unpack
 from pipelines.extract.config import ExtractConfig
+from pipelines.extract.fetch import Fetcher
 from pipelines.extract.plan import Extent, Unit
+from pipelines.retry import retrying
 from pipelines.storage import StoredObject
 from pipelines.store.features import FeatureSpec
 from pipelines.store.writer import commit_unit
@@ -69,7 +72,8 @@ class Stage(ABC):
     """One unit per call. Notes in the unit's header how long it took and who did it.
 
     A user's mistake that only shows here (a decoder that is not installed, numbers that do not fit the chosen format)
-    travels on as a refusal, because Ray would turn the exception into pages of traceback.
+    travels on as a refusal, because Ray would turn the exception into pages of traceback. So does storage that cannot
+    be used any more (disk full, bucket gone), which stops the job.
     """
 
     name: str
@@ -86,8 +90,8 @@ class Stage(ABC):
         started_s = time.perf_counter()
         try:
             header, arrays = self.process(row)
-        except UserError as error:
-            return pack({_REFUSED: str(error)})
+        except (UserError, OSError) as error:
+            return pack({_REFUSED: str(error), "stops": isinstance(error, OSError)})
         busy_s = time.perf_counter() - started_s
         notes = {
             "began_at_s": before["began_at_s"],
@@ -104,11 +108,12 @@ class DecodeActor(Stage):
 
     def __init__(self, settings: DecodeSettings):
         self._settings = settings
+        self._fetcher = Fetcher(settings.decode.scratch, settings.decode.read_attempts)
 
     def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.decode import decode_unit
 
-        return decode_unit(Unit.from_json(row["unit"][0].as_py()), self._settings)
+        return decode_unit(Unit.from_json(row["unit"][0].as_py()), self._settings, self._fetcher)
 
 
 class EncodeActor(Stage):
@@ -137,17 +142,18 @@ class CommitActor(Stage):
 
     name = "commit"
 
-    def __init__(self, store: str, specs: tuple[FeatureSpec, ...], run_id: str):
-        self._store, self._specs, self._run_id = store, specs, run_id
+    def __init__(self, store: str, specs: tuple[FeatureSpec, ...], run_id: str, attempts: int):
+        self._store, self._specs, self._run_id, self._attempts = store, specs, run_id, attempts
 
     def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.commit import unit_tables
 
         header, arrays = unpack(row)
         frames, videos = unit_tables(header, arrays, self._specs)
-        commit = commit_unit(
-            self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=header["seconds"]
+        write = functools.partial(
+            commit_unit, self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=header["seconds"]
         )
+        commit = retrying(write, self._attempts)
         return {"unit_id": commit.unit_id, "counts": commit.counts}, {}
 
 
@@ -155,12 +161,15 @@ def read_report(row: pa.Table) -> UnitReport:
     """What came out of the last stage.
 
     Raises:
+        JobStopped: storage cannot be used any more.
         UserError: a stage refused the unit.
     """
     header, _ = unpack(row)
-    if _REFUSED in header:
-        raise UserError(header[_REFUSED])
-    return UnitReport(**header)
+    if _REFUSED not in header:
+        return UnitReport(**header)
+    if header["stops"]:
+        raise JobStopped(f"{header[_REFUSED]}; what is committed stays, and the same command continues from there")
+    raise UserError(header[_REFUSED])
 
 
 @contextlib.contextmanager
@@ -266,7 +275,12 @@ def extract_units(
         )
         .map_batches(
             CommitActor,
-            fn_constructor_kwargs={"store": store, "specs": encode.specs, "run_id": run_id},
+            fn_constructor_kwargs={
+                "store": store,
+                "specs": encode.specs,
+                "run_id": run_id,
+                "attempts": config.commit.write_attempts,
+            },
             compute=ActorPoolStrategy(min_size=1, max_size=pools.commit),
             num_cpus=config.commit.cpus,
             **common,

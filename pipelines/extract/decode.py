@@ -8,10 +8,10 @@ Shapes: T sampled frames of the unit, s input side of a tower.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import importlib.util
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,21 @@ from PIL import Image
 
 from longvu_model.tower_pixels import TowerPixels, padded_square
 from longvu_model.video import (
+    Corrupt,
     DecodeSummary,
-    Forbidden,
     FrameBlock,
     FrameSampling,
-    Missing,
-    NotAVideo,
+    Timeout,
     Truncated,
     Unsupported,
     VideoError,
 )
+from longvu_model.video.decode import Backend
 from longvu_model.video.supervised import supervised_blocks
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.config import DecodeConfig
+from pipelines.extract.fetch import Fetcher
 from pipelines.extract.plan import Member, Unit
 from pipelines.store.schema import FAILED, OK, TRUNCATED, WINDOW_FRAMES
 
@@ -104,8 +105,11 @@ class _Collected:
             del column[length:]
 
 
-def decode_unit(unit: Unit, settings: DecodeSettings) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def decode_unit(unit: Unit, settings: DecodeSettings, fetcher: Fetcher) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Decode all members of a unit.
+
+    Args:
+        fetcher: brings sources to this machine; used again for the next unit.
 
     Returns:
         header with ``unit_id`` and ``members`` (a videos row each, without the columns that have a value per frame,
@@ -114,7 +118,7 @@ def decode_unit(unit: Unit, settings: DecodeSettings) -> tuple[dict[str, Any], d
     """
     expected = sum(member.expected_samples or 0 for member in unit.members)
     collected = _Collected({name: _Frames(pixels.size, expected) for name, pixels in settings.pixels.items()})
-    members = [_decode_member(member, settings, collected) for member in unit.members]
+    members = [_decode_member(member, settings, collected, fetcher) for member in unit.members]
     arrays = {name: frames.array for name, frames in collected.frames.items()}
     arrays["frame_index"] = np.array(collected.frame_index, np.int64)
     arrays["pts_s"] = np.array(collected.pts_s, np.float64)
@@ -124,43 +128,92 @@ def decode_unit(unit: Unit, settings: DecodeSettings) -> tuple[dict[str, Any], d
     return {"unit_id": unit.unit_id, "members": members}, arrays
 
 
-def _decode_member(member: Member, settings: DecodeSettings, collected: _Collected) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(member, name) for name in _FROM_MEMBER}
-    row["total_samples"] = member.total_samples
-    row |= {"video_id": None, "status": OK, "error": None, "message": None}
+def _decode_member(member: Member, settings: DecodeSettings, collected: _Collected, fetcher: Fetcher) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(member, name) for name in _FROM_MEMBER} | {"video_id": None, "attempts": 0}
     before = len(collected.frame_index)
     try:
-        with _as_video_errors(member), storage.local_copy(member.source, settings.decode.scratch) as path:
-            row["video_id"] = storage.sha256(storage.resolve(path))
-            summary = _decode_file(path, member, settings, collected)
-            if summary is not None:
-                row |= _facts(summary)
-                row |= _damage(summary, member, len(collected.frame_index) - before)
+        fetched = fetcher.fetch(member)
     except VideoError as error:
-        collected.cut(before)
-        row |= {"status": FAILED, "error": error.code, "message": error.message}
-    row["num_sampled"] = len(collected.frame_index) - before
-    return row
+        return row | _failed([("", error)]) | {"num_sampled": 0}
+    row["video_id"] = fetched.video_id
+    row |= _decode_patiently(fetched.path, member, settings, collected)
+    return row | {"num_sampled": len(collected.frame_index) - before}
 
 
-_FROM_MEMBER = ("source", "size_bytes", "version", "chunk", "num_chunks", "first_sample")
+_FROM_MEMBER = (
+    "source",
+    "size_bytes",
+    "version",
+    "chunk",
+    "num_chunks",
+    "first_sample",
+    "total_samples",
+    "kind",
+    "retry",
+)
 
 
-@contextlib.contextmanager
-def _as_video_errors(member: Member) -> Iterator[None]:
-    """Failures to reach the source as the decoder's own error classes."""
-    name = storage.shown(member.source)
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise Missing(f"{name}: no such file; it was there, or listed, when the run began") from None
-    except PermissionError:
-        raise Forbidden(f"{name}: not allowed to read it; check its permissions") from None
-    except IsADirectoryError:
-        raise NotAVideo(f"{name}: is a folder") from None
+def _decode_patiently(path: Path, member: Member, settings: DecodeSettings, collected: _Collected) -> dict[str, Any]:
+    """Decode a member's part of a file: in smaller blocks where memory is short, by another decoder where one gives up.
+
+    Returns:
+        the columns that tell how it went; failures too are told here.
+    """
+    before = len(collected.frame_index)
+    failures: list[tuple[str, VideoError]] = []
+    for decoder in _decoders(settings.decode.backend, member):
+        block_frames = WINDOW_FRAMES
+        while block_frames:
+            try:
+                summary = _decode_file(path, member, settings, collected, decoder, block_frames)
+                row = {"status": OK, "decoder": decoder, "attempts": len(failures) + 1}
+                sampled = len(collected.frame_index) - before
+                return row | (_facts(summary) | _damage(summary, member, sampled) if summary else {})
+            except VideoError as error:
+                collected.cut(before)
+                failures.append((decoder, error))
+                block_frames = block_frames // 2 if error.out_of_memory else 0
+        if failures[-1][1].code not in _SECOND_OPINION:
+            break
+    return _failed(failures) | {"attempts": len(failures)}
 
 
-def _decode_file(path: Path, member: Member, settings: DecodeSettings, collected: _Collected) -> DecodeSummary | None:
+# What another decoder may see otherwise. Not Truncated: without its index a file is no use to either.
+_SECOND_OPINION = frozenset(error.code for error in (Corrupt, Timeout, Unsupported))
+
+
+def _decoders(first: Backend, member: Member) -> Iterator[Backend]:
+    yield first
+    other: Backend = "decord" if first == "pyav" else "pyav"
+    if member.kind == "video" and (other == "pyav" or importlib.util.find_spec("decord")):
+        yield other
+
+
+def _failed(failures: Sequence[tuple[str, VideoError]]) -> dict[str, Any]:
+    """The first decoder names the cause; what the others said follows."""
+    (_, cause), *others = failures
+    said = [
+        cause.message,
+        *(f"{decoder}: {error.message}" for decoder, error in others if error.message != cause.message),
+    ]
+    logs = (f"{decoder}: {error.log_tail}" for decoder, error in failures if error.log_tail)
+    return {
+        "status": FAILED,
+        "error": cause.code,
+        "message": "; ".join(said),
+        "log_tail": "\n".join(logs) or None,
+        "decoder": failures[-1][0] or None,
+    }
+
+
+def _decode_file(
+    path: Path,
+    member: Member,
+    settings: DecodeSettings,
+    collected: _Collected,
+    decoder: Backend,
+    block_frames: int,
+) -> DecodeSummary | None:
     """Decode one member's part of a file; None where a later part turns out to hold nothing."""
     sampling = FrameSampling.parse(settings.sampling)
     if member.num_chunks > 1:
@@ -174,8 +227,8 @@ def _decode_file(path: Path, member: Member, settings: DecodeSettings, collected
             sampling,
             deadline_s=limits.deadline_s,
             max_pixels=limits.max_pixels,
-            block_frames=WINDOW_FRAMES,
-            backend=limits.backend,
+            block_frames=block_frames,
+            backend=decoder,
         )
         for block in stream:
             collected.add(block, settings)
@@ -183,7 +236,7 @@ def _decode_file(path: Path, member: Member, settings: DecodeSettings, collected
         error.message = error.message.replace(str(path), storage.shown(member.source))
         raise
     except ImportError as error:
-        raise UserError(f"decode.backend={limits.backend}: {error}") from None
+        raise UserError(f"decode.backend={decoder}: {error}") from None
     except ValueError as error:
         if member.chunk:
             return None

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _METRICS_EVERY_S = 10.0
 
+# Sources whose plan is written at once: so much measuring is lost when a run is killed.
+_SLICE = 4096
+
 
 def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
     """Bring a store up to date with its sources.
@@ -95,11 +98,12 @@ def _run(
     finished_at_s = recorded_s = time.time()
     with dataflow.ray_session():
         pending = list(work.pending)
-        if work.fresh:
-            _say(f"looking at {len(work.fresh)} new sources")
-            extents = dataflow.measure_sources(work.fresh, config)
-            added = plan.plan_units(work.fresh, extents, config.digest(), config.unit_frames)
-            plan.write_plan(store.uri, run_id, added)
+        for number, first in enumerate(range(0, len(work.fresh), _SLICE)):
+            _say(f"measured {first} of {len(work.fresh)} new sources")
+            fresh = work.fresh[first : first + _SLICE]
+            extents = dataflow.measure_sources(fresh, config)
+            added = plan.plan_units(fresh, extents, config.digest(), config.unit_frames)
+            plan.write_plan(store.uri, f"{run_id}-{number:04}", added)
             pending += added
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from longvu_model.video.errors import NotAVideo
 from pipelines.config import ConfigError
-from pipelines.errors import UserError, run_cli
+from pipelines.errors import JobStopped, UserError, run_cli
 from pipelines.storage import StorageError
 from pipelines.store import StoreError
 
@@ -34,6 +36,30 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run_cli(main, []) == 130
     assert "continues" in capsys.readouterr().err
+
+
+def test_a_stopped_job_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(argv: object) -> int:
+        raise JobStopped("/store: no space left; run again")
+
+    assert run_cli(main, []) == 4
+    assert capsys.readouterr().err == "error: /store: no space left; run again\n"
+
+
+def test_sigterm_ends_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = []
+
+    def main(argv: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            ended.append("children, runs")
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_cli(main, []) == 143
+    assert ended and "continues" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_exit_code_passes_through() -> None:

@@ -12,6 +12,7 @@ from pipelines.extract.commit import unit_tables
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.decode import DecodeSettings, decode_unit
 from pipelines.extract.encode import Encoder, EncodeSettings, encode_unit
+from pipelines.extract.fetch import Fetcher
 from pipelines.extract.index import index_sources
 from pipelines.extract.measure import measure
 from pipelines.extract.plan import plan_units
@@ -49,8 +50,9 @@ def extract_without_ray(config: ExtractConfig, bundle: TowerBundle) -> FeatureSt
         specs, config.keep_threshold, config.keep_all_below, config.encode.precision, config.encode.batch_frames
     )
     encoder = Encoder.load(bundle, encode)
+    fetcher = Fetcher(None, attempts=1)
     for unit in plan_units(sources, extents, config.digest(), config.unit_frames):
-        decoded = unpack(pack(*decode_unit(unit, decode)))
+        decoded = unpack(pack(*decode_unit(unit, decode, fetcher)))
         encoded = unpack(pack(*encode_unit(*decoded, encoder)))
         frames, videos = unit_tables(*encoded, specs)
         commit_unit(store.uri, unit.unit_id, frames, videos, run_id="reference")

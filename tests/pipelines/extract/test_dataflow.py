@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from longvu_model.tower_pixels import TowerPixels
+from pipelines import storage
 from pipelines.config import load_config
-from pipelines.errors import UserError
+from pipelines.errors import JobStopped, UserError
 from pipelines.extract.carrier import unpack
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.dataflow import CommitActor, DecodeActor, Stage, pool_sizes, read_report
@@ -64,9 +66,18 @@ def test_a_refusal_reaches_the_driver_as_one_line(corpus: Path, monkeypatch: pyt
 
     monkeypatch.setattr(decode_module, "supervised_blocks", refuse)
     row = decoder(backend="decord")(unit_row(corpus / "middle.mp4"))
-    committed = CommitActor("file:///nowhere", (), "run")(Nothing("encode")(row))
+    committed = CommitActor("file:///nowhere", (), "run", attempts=1)(Nothing("encode")(row))
     with pytest.raises(UserError, match=r"^decode\.backend=decord: decord is not installed$"):
         read_report(committed)
+
+
+def test_a_full_disk_stops_the_job(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "sha256", full)
+    with pytest.raises(JobStopped, match="No space left on device; what is committed stays"):
+        read_report(decoder()(unit_row(corpus / "middle.mp4")))
 
 
 @pytest.mark.parametrize(

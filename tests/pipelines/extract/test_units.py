@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 
 from longvu_model.frame_selection import window_similarity
 from longvu_model.image_processing import preprocess_frames
-from longvu_model.video import FrameSampling, decode_frames
+from longvu_model.video import Corrupt, FrameSampling, Timeout, TooLarge, VideoError, decode_frames
 from pipelines import storage
 from pipelines.config import load_config
+from pipelines.extract import decode as decode_module
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.towers import TowerBundle
 from pipelines.store import FeatureStore
@@ -104,6 +106,65 @@ def test_bad_sources_become_rows_with_their_cause(
     assert rows["copy.mp4"]["video_id"] == rows["short.mp4"]["video_id"]
     assert store.frames(rows["copy.mp4"]["video_id"]).num_rows == 5
     assert store.verify().problems == ()
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+    """Make decoders fail; returns what was tried: (decoder, frames per block)."""
+    real = decode_module.supervised_blocks
+
+    def install(fails: Callable[[str, int], VideoError | None]) -> list[tuple[str, int]]:
+        tried = []
+
+        def supervised(path: Path, *args: object, backend: str, block_frames: int, **options: object) -> object:
+            tried.append((backend, block_frames))
+            error = fails(backend, block_frames)
+            if error is not None:
+                raise error
+            return real(path, *args, backend=backend, block_frames=block_frames, **options)
+
+        monkeypatch.setattr(decode_module, "supervised_blocks", supervised)
+        return tried
+
+    return install
+
+
+def test_the_second_decoder_is_asked(
+    run: Callable[..., FeatureStore], corpus: Path, poison: Callable[..., Any]
+) -> None:
+    tried = poison(lambda backend, _: Corrupt("broken for one") if backend == "pyav" else None)
+    row = run(corpus / "middle.mp4").videos().to_pylist()[0]
+    assert tried == [("pyav", 16), ("decord", 16)]
+    assert (row["status"], row["decoder"], row["attempts"], row["num_sampled"]) == ("ok", "decord", 2, 20)
+
+
+def test_poison_is_quarantined_with_all_that_is_known(
+    run: Callable[..., FeatureStore], corpus: Path, poison: Callable[..., Any]
+) -> None:
+    def fails(backend: str, _: int) -> VideoError:
+        error = Timeout("too slow") if backend == "pyav" else Corrupt("no frames")
+        error.log_tail = f"{backend} said so"
+        return error
+
+    poison(fails)
+    row = run(corpus / "middle.mp4").videos().to_pylist()[0]
+    assert (row["status"], row["error"], row["attempts"], row["decoder"]) == ("failed", "Timeout", 2, "decord")
+    assert row["message"] == "too slow; decord: no frames"
+    assert row["log_tail"] == "pyav: pyav said so\ndecord: decord said so"
+
+
+def test_short_memory_makes_blocks_smaller(
+    run: Callable[..., FeatureStore], corpus: Path, poison: Callable[..., Any]
+) -> None:
+    def fails(_: str, block_frames: int) -> VideoError | None:
+        error = TooLarge("needs more memory")
+        error.out_of_memory = True
+        return error if block_frames > 4 else None
+
+    tried = poison(fails)
+    row = run(corpus / "middle.mp4").videos().to_pylist()[0]
+    assert tried == [("pyav", 16), ("pyav", 8), ("pyav", 4)]
+    assert (row["status"], row["attempts"], row["num_sampled"]) == ("ok", 3, 20)
 
 
 def test_short_videos_keep_every_frame(run: Callable[..., FeatureStore], corpus: Path) -> None:
