@@ -74,7 +74,14 @@ class ExtractConfig(Config):
         "features", about="name of the store; its folder adds the digest", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
     source: str | list[str] = setting(
-        about="folder, file, pattern, .txt list of files, or s3:// prefix; or a list of these", in_digest=False
+        about="folder, s3:// prefix, file, pattern, list of files (.txt .csv .tsv .json .jsonl .parquet); or several",
+        in_digest=False,
+    )
+    source_column: str | None = setting(
+        None, about="column of lists that names the files; null: video and image, or the usual names", in_digest=False
+    )
+    media_root: str | None = setting(
+        None, about="folder or prefix where relative names in lists start; null: the list's folder", in_digest=False
     )
     store: str = setting("runs", about="root; the store is <root>/features/<name>-<digest>", in_digest=False)
     workdir: str = setting("runs", about="local folder for MLflow and preset models", in_digest=False)

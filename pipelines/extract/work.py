@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pipelines import storage
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
-from pipelines.extract.index import index_sources
+from pipelines.extract.index import Source, index_sources
 from pipelines.extract.plan import Unit
-from pipelines.storage import StoredObject
 from pipelines.store.commits import committed_units
 
 
@@ -25,9 +24,9 @@ class Work:
     """
 
     store: str
-    sources: list[StoredObject]
+    sources: list[Source]
     pending: list[Unit]
-    fresh: list[StoredObject]
+    fresh: list[Source]
 
     @property
     def nothing_left(self) -> bool:
@@ -46,7 +45,7 @@ def find_work(config: ExtractConfig) -> Work:
         UserError: nothing to extract.
     """
     uri = store_uri(config)
-    sources = index_sources(config.source)
+    sources = index_sources(config.source, column=config.source_column, media_root=config.media_root)
     known = plan.read_plan(uri)
     done = committed_units(uri)
     wanted = {(source.uri, source.version) for source in sources}
