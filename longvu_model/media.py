@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 Frames = np.ndarray | Sequence[Image.Image]
@@ -72,12 +72,14 @@ def local_path(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
 def load_image(source: Any) -> Image.Image:
     """A picture from a local path, its bytes, a binary file object, base64 text, uint8 (H, W, 3), or a picture.
 
+    It is turned as its EXIF orientation says, as every picture that is decoded as a video is.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a picture, or of a kind not listed.
     """
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        return ImageOps.exif_transpose(source).convert("RGB")
     if isinstance(source, Tensor):
         source = source.numpy()
     if isinstance(source, np.ndarray):
@@ -95,7 +97,7 @@ def load_image(source: Any) -> Image.Image:
         raise ValueError(f"an image of type {type(source).__name__}: give a path, bytes, uint8 array or PIL picture")
     try:
         with Image.open(file) as picture:
-            return picture.convert("RGB")
+            return ImageOps.exif_transpose(picture).convert("RGB")
     except OSError as error:
         if error.errno is not None:
             raise

@@ -53,6 +53,19 @@ def test_pictures_of_every_kind(source: Any) -> None:
     assert np.array_equal(np.asarray(load_image(source)), FRAME)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright_as_in_videos(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(FRAME).save(buffer, "PNG", exif=exif)
+    upright = decode_frames(buffer.getvalue()).frames[0]
+    assert np.array_equal(np.asarray(load_image(buffer.getvalue())), upright)
+    with Image.open(buffer) as opened:
+        assert np.array_equal(np.asarray(load_image(load_image(opened))), upright)
+    assert np.array_equal(upright, FRAME) == (orientation == 1)
+
+
 def test_pictures_by_path(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
