@@ -21,6 +21,7 @@ from longvu_model.prompts import (
     VIDEO_MARKER,
     check_style,
     join_at_slots,
+    unescape_markers,
 )
 
 # A constant of the release; the newline only in vocabularies ordered as Qwen2's.
@@ -95,7 +96,8 @@ def label_turns(
         tokenizer: must know the style's turn markers as single tokens.
         style: "qwen" or "llama3".
         rules: ``unmask_markers_everywhere`` chooses published labels.
-        has_medium: whether ``<image>`` is a slot; without a medium it is ordinary text.
+        has_medium: whether ``<image>`` is a slot; without a medium it is ordinary text, as is a marker hidden by
+            :func:`longvu_model.prompts.escape_markers`.
 
     Raises:
         ValueError: unknown style, no turn left, or a tokenizer without the style's markers.
@@ -156,7 +158,7 @@ def _parts(turn: Turn, style: str) -> tuple[str, str, str]:
 
 
 def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, has_medium: bool) -> list[int]:
-    pieces = text.split(IMAGE_MARKER) if has_medium else [text]
+    pieces = [unescape_markers(piece) for piece in (text.split(IMAGE_MARKER) if has_medium else [text])]
     return join_at_slots([tokenizer(piece, add_special_tokens=False).input_ids for piece in pieces], None)
 
 

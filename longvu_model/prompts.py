@@ -77,7 +77,7 @@ def tokenize_with_slots(text: str, tokenizer: PreTrainedTokenizerBase, *, add_sp
     As in the release, a text that already begins with the BOS token gets a second one from the tokenizer;
     :func:`drop_doubled_bos` removes it. Markers hidden by :func:`escape_markers` are ordinary text.
     """
-    pieces = [piece.replace(_LITERAL_MARKER, IMAGE_MARKER) for piece in text.split(IMAGE_MARKER)]
+    pieces = [unescape_markers(piece) for piece in text.split(IMAGE_MARKER)]
     ids = [tokenizer(piece, add_special_tokens=add_special_tokens).input_ids for piece in pieces]
     return join_at_slots(ids, tokenizer.bos_token_id if add_special_tokens else None)
 
@@ -85,6 +85,11 @@ def tokenize_with_slots(text: str, tokenizer: PreTrainedTokenizerBase, *, add_sp
 def escape_markers(text: str) -> str:
     """``text`` in which ``<image>`` stands for itself, not for a medium."""
     return text.replace(IMAGE_MARKER, _LITERAL_MARKER)
+
+
+def unescape_markers(text: str) -> str:
+    """The text that :func:`escape_markers` was given."""
+    return text.replace(_LITERAL_MARKER, IMAGE_MARKER)
 
 
 def drop_doubled_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from longvu_model.config import CORRECTED, IGNORE_INDEX, IMAGE_TOKEN_INDEX, PUBLISHED, Semantics
 from longvu_model.labels import LabelledIds, Turn, label_turns, place_markers, read_turns
-from longvu_model.prompts import STOP_STRINGS, render_prompt, tokenize_with_slots
+from longvu_model.prompts import STOP_STRINGS, escape_markers, render_prompt, tokenize_with_slots
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
 
 TOKENIZERS = {style: build_tiny_tokenizer(style) for style in STOP_STRINGS}
@@ -70,6 +70,16 @@ def test_marker_is_text_without_a_medium(style: str) -> None:
     labelled = _label(turns, style, CORRECTED, has_medium=False)
     assert IMAGE_TOKEN_INDEX not in labelled.input_ids
     assert "What is <image>?" in TOKENIZERS[style].decode(labelled.input_ids)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_hidden_marker_is_text_beside_a_medium(style: str) -> None:
+    said = "the tag <image> is text"
+    turns = [Turn("user", "<image>\nWhat is said?"), Turn("assistant", escape_markers(said))]
+    labelled = _label(turns, style, CORRECTED)
+    assert labelled.input_ids.count(IMAGE_TOKEN_INDEX) == 1
+    learned = [i for i in labelled.labels if i != IGNORE_INDEX]
+    assert TOKENIZERS[style].decode(learned) == said + STOP_STRINGS[style]
 
 
 def test_system_turn_counts_only_when_corrected() -> None:
