@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +48,13 @@ _MEASURES_IN_FLIGHT = 256
 class UnitReport:
     """What became of a unit: counts as in its commit, busy seconds by stage, and which actor did each stage.
 
-    ``began_at_s`` is when its decoding began, epoch seconds.
+    ``notes`` counts what the summary should mention, by its wording. ``began_at_s`` is when its decoding began, epoch
+    seconds.
     """
 
     unit_id: str
     counts: dict[str, int]
+    notes: dict[str, int]
     began_at_s: float
     seconds: dict[str, float]
     workers: dict[str, str]
@@ -154,7 +156,7 @@ class CommitActor(Stage):
             commit_unit, self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=header["seconds"]
         )
         commit = retrying(write, self._attempts)
-        return {"unit_id": commit.unit_id, "counts": commit.counts}, {}
+        return {"unit_id": commit.unit_id, "counts": commit.counts, "notes": header.get("notes", {})}, {}
 
 
 def read_report(row: pa.Table) -> UnitReport:
@@ -181,8 +183,11 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
     else:
         # The pools' smallest sizes need nearly two logical CPUs, whatever the machine has.
         ray.init(
@@ -210,8 +215,14 @@ def pool_sizes(config: ExtractConfig, resources: Mapping[str, float]) -> Pools:
     )
 
 
-def measure_sources(sources: Sequence[StoredObject], config: ExtractConfig) -> dict[str, Extent | None]:
-    """Extent of every source, each measured in a worker process of its own; None where that process died or hung."""
+def measure_sources(
+    sources: Sequence[StoredObject], config: ExtractConfig, measured: Callable[[], None]
+) -> dict[str, Extent | None]:
+    """Extent of every source, measured in worker processes; None where a process died or hung.
+
+    Args:
+        measured: called after each source.
+    """
     import ray
     from ray.exceptions import RayError
 
@@ -234,6 +245,7 @@ def measure_sources(sources: Sequence[StoredObject], config: ExtractConfig) -> d
                 extents[uri] = ray.get(reference) if ready else None
             except RayError:
                 extents[uri] = None
+            measured()
     return extents
 
 
@@ -249,6 +261,7 @@ def extract_units(
 ) -> Iterator[UnitReport]:
     """Run units through the three stages; yields each as it is committed."""
     import ray
+    import ray.exceptions
     from ray.data import ActorPoolStrategy
 
     _quiet()
@@ -286,8 +299,40 @@ def extract_units(
             **common,
         )
     )
-    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield read_report(batch)
+    try:
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield read_report(batch)
+    except ray.exceptions.RayError as error:
+        stopped = _stopped(error)
+        if stopped is None:
+            raise
+        raise stopped from error
+
+
+def _stopped(error: BaseException) -> JobStopped | None:
+    """What Ray says when the cluster, not a stage, gave up; None for a defect of ours."""
+    from ray import exceptions
+
+    lost = (
+        exceptions.ActorDiedError,
+        exceptions.ActorUnschedulableError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.ObjectStoreFullError,
+        exceptions.OutOfDiskError,
+        exceptions.OutOfMemoryError,
+        exceptions.WorkerCrashedError,
+    )
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, lost):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    said = " ".join(str(cause).split())[:300]
+    return JobStopped(
+        f"Ray lost what it was working on ({type(cause).__name__}: {said}); what is committed stays, and the same "
+        "command continues from there"
+    )
 
 
 def _quiet() -> None:

@@ -12,6 +12,7 @@ import json
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,6 +79,7 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
             seconds=time.perf_counter() - started_s,
             new_units=len(units),
             stages=stages,
+            notes=_summed_notes(units),
             tracked=run.place,
         )
         run.metrics(_metrics(report), step=len(store.commits))
@@ -99,9 +101,10 @@ def _run(
     with dataflow.ray_session():
         pending = list(work.pending)
         for number, first in enumerate(range(0, len(work.fresh), _SLICE)):
-            _say(f"measured {first} of {len(work.fresh)} new sources")
             fresh = work.fresh[first : first + _SLICE]
-            extents = dataflow.measure_sources(fresh, config)
+            _say(f"looking at {len(fresh)} new sources" + (f", {first} seen" if first else ""))
+            with Progress("sources", len(fresh)) as progress:
+                extents = dataflow.measure_sources(fresh, config, progress.add)
             added = plan.plan_units(fresh, extents, config.digest(), config.unit_frames)
             plan.write_plan(store.uri, f"{run_id}-{number:04}", added)
             pending += added
@@ -122,11 +125,13 @@ def _run(
                 batch_frames=config.encode.batch_frames,
             ),
         )
-        with Progress(len(pending)) as progress:
+        frames = failed = 0
+        with Progress("units", len(pending)) as progress:
             for unit in stream:
                 reports.append(unit)
-                progress.add(unit)
                 finished_at_s = time.time()
+                frames, failed = frames + unit.counts["sampled"], failed + unit.counts["failed"]
+                progress.add(f"{frames} frames, {frames / progress.elapsed_s:.1f} frames/s, {failed} failed")
                 if finished_at_s - recorded_s > _METRICS_EVERY_S:
                     recorded_s = finished_at_s
                     run.metrics(_so_far(reports, finished_at_s), step=len(reports))
@@ -161,6 +166,13 @@ def _check_model(config: ExtractConfig, store: FeatureStore) -> None:
         _open_store(config, store.uri)
 
 
+def _summed_notes(units: Sequence[UnitReport]) -> dict[str, int]:
+    notes: Counter[str] = Counter()
+    for unit in units:
+        notes.update(unit.notes)
+    return dict(notes)
+
+
 def _digest(facts: object) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -174,7 +186,7 @@ def _so_far(units: Sequence[UnitReport], now_s: float) -> dict[str, float]:
 
 def _metrics(report: ExtractReport) -> dict[str, float]:
     metrics: dict[str, float] = {f"sources.{status}": count for status, count in report.statuses.items()}
-    metrics |= {f"failed.{name}": count for name, count in report.errors.items()}
+    metrics |= {f"failed.{cause.error}": cause.sources for cause in report.causes}
     metrics |= {"sampled": report.sampled, "kept": report.kept, "stored": report.stored, "seconds": report.seconds}
     metrics["kept_ratio"] = report.kept / report.sampled if report.sampled else 0.0
     for stage in report.stages:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from pipelines.extract.dataflow import UnitReport
+from typing import Any, Self
 
 _LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Shows committed units and frames on stderr while the ``with`` block runs."""
+    """Shows on stderr how many of ``total`` things are done, while the ``with`` block runs."""
 
-    def __init__(self, num_units: int):
-        self._num_units = num_units
-        self._done = self._frames = self._failed = 0
+    def __init__(self, things: str, total: int):
+        self._things, self._total = things, total
+        self._done = 0
         self._started_s = self._shown_s = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -29,9 +26,9 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
 
-            columns = (TextColumn("units"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            columns = (TextColumn(self._things), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
             self._bar = RichProgress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("starting", total=self._num_units)
+            self._task = self._bar.add_task("", total=self._total)
             self._bar.start()
         return self
 
@@ -39,16 +36,17 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def add(self, unit: UnitReport) -> None:
-        """Count a committed unit."""
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return max(time.monotonic() - self._started_s, 1e-9)
+
+    def add(self, description: str = "") -> None:
+        """One more is done; ``description`` says more about all of them so far."""
         self._done += 1
-        self._frames += unit.counts["sampled"]
-        self._failed += unit.counts["failed"]
         now_s = time.monotonic()
-        rate = self._frames / max(now_s - self._started_s, 1e-9)
-        text = f"{self._frames} frames, {rate:.1f} frames/s, {self._failed} failed"
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=text)
+            self._bar.update(self._task, completed=self._done, description=description)
         elif now_s - self._shown_s >= _LINE_EVERY_S:
             self._shown_s = now_s
-            print(f"units {self._done}/{self._num_units}  {text}", file=sys.stderr, flush=True)
+            print(f"{self._things} {self._done}/{self._total}  {description}".rstrip(), file=sys.stderr, flush=True)

@@ -16,12 +16,13 @@ from pipelines.extract.config import ExtractConfig
 from pipelines.storage import StoredObject
 from pipelines.store.reader import FeatureStore
 from pipelines.store.schema import FAILED, OK, TRUNCATED
+from pipelines.tables import print_table
 
 if TYPE_CHECKING:
     from pipelines.extract.dataflow import UnitReport
 
 TOO_MANY_FAILED_EXIT = 3
-_FAILURES_SHOWN = 5
+_SECOND_ATTEMPT = "sources that needed another decoder or smaller blocks"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class StageSpeed:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Sources that failed in one way, and what one of them says."""
+
+    error: str
+    sources: int
+    example: str
+
+
+@dataclass(frozen=True)
 class ExtractReport:
     """The state of a store's sources after a run.
 
@@ -60,12 +70,12 @@ class ExtractReport:
         store: URI of the store.
         sources: number of sources that were asked for.
         statuses: of these, how many are ok, truncated, failed; the rest is not finished.
-        errors: failed sources by class of error.
-        failures: (source, message) of a few of them.
+        causes: why sources failed, the most frequent cause first.
         sampled, kept, stored: frames of all these sources.
         seconds: wall time of this run.
         new_units: units that this run committed; 0: everything was already done.
         stages: speeds of this run.
+        notes: what else happened in this run, how often, by its wording.
         tracked: where MLflow has the run; None when there was nothing to record.
         next_command: what to do with the store.
         max_failed_fraction: limit on the fraction of failed sources.
@@ -74,8 +84,7 @@ class ExtractReport:
     store: str
     sources: int
     statuses: dict[str, int]
-    errors: dict[str, int]
-    failures: list[tuple[str, str]]
+    causes: tuple[Cause, ...]
     sampled: int
     kept: int
     stored: int
@@ -84,6 +93,7 @@ class ExtractReport:
     max_failed_fraction: float
     new_units: int = 0
     stages: tuple[StageSpeed, ...] = field(default=())
+    notes: dict[str, int] = field(default_factory=dict)
     tracked: str | None = None
 
     @property
@@ -93,12 +103,15 @@ class ExtractReport:
         return TOO_MANY_FAILED_EXIT if too_many else 0
 
     def print(self, file: IO[str] | None = None) -> None:
-        """Write the summary: a table on a terminal, plain lines elsewhere."""
+        """Write the summary: tables on a terminal, plain lines elsewhere."""
         out = file or sys.stdout
         for line in self._head():
             print(line, file=out)
         if self.stages:
-            _print_stages(self.stages, out)
+            print_table(_STAGE_COLUMNS, [_stage_row(stage) for stage in self.stages], out)
+        if self.causes:
+            rows = [(cause.error, str(cause.sources), cause.example) for cause in self.causes]
+            print_table(("cause", "sources", "for example"), rows, out)
         for line in self._tail():
             print(line, file=out)
 
@@ -109,25 +122,20 @@ class ExtractReport:
             yield f"extracted {self.sources} sources in {self.seconds:.1f} s"
         counts = "  ".join(f"{status} {count}" for status, count in self.statuses.items())
         unfinished = self.sources - sum(self.statuses.values())
-        causes = ", ".join(f"{name} {count}" for name, count in sorted(self.errors.items()))
-        yield (
-            f"sources  {counts}"
-            + (f" ({causes})" if causes else "")
-            + (f"  unfinished {unfinished}" if unfinished else "")
-        )
+        yield f"sources  {counts}" + (f"  unfinished {unfinished}" if unfinished else "")
         ratio = self.kept / self.sampled if self.sampled else 0.0
         yield f"frames   sampled {self.sampled}  kept {self.kept} ({ratio:.1%})  with features {self.stored}"
 
     def _tail(self) -> Iterable[str]:
-        for source, message in self.failures[:_FAILURES_SHOWN]:
-            yield f"failed   {message if source in message else f'{source}: {message}'}"
-        if len(self.failures) > _FAILURES_SHOWN:
-            yield f"failed   ... and {len(self.failures) - _FAILURES_SHOWN} more"
+        for wording, count in self.notes.items():
+            yield f"note     {wording}: {count}"
         if self.exit_code:
             yield (
                 f"too many: {self.statuses[FAILED]} of {self.sources} sources failed, allowed is a fraction of "
                 f"max_failed_fraction={self.max_failed_fraction:g}; everything else is done and stored"
             )
+        if self.causes:
+            yield f"failed   longvu store quarantine {storage.shown(self.store)}"
         yield f"store    {storage.shown(self.store)}"
         if self.tracked:
             yield f"mlflow   {self.tracked}"
@@ -164,23 +172,22 @@ def make_report(
     seconds: float,
     new_units: int = 0,
     stages: tuple[StageSpeed, ...] = (),
+    notes: dict[str, int] | None = None,
     tracked: str | None = None,
 ) -> ExtractReport:
     """Sum up what the store holds of these sources."""
     wanted = {(source.uri, source.version) for source in sources}
-    videos = store.videos(["video_id", "num_sampled", "num_kept", "num_stored"])
+    videos = store.videos(["video_id", "attempts", "num_sampled", "num_kept", "num_stored"])
     identities = zip(videos["source"].to_pylist(), videos["version"].to_pylist(), strict=True)
     videos = videos.filter([identity in wanted for identity in identities])
     statuses = Counter(videos["status"].to_pylist())
-    failed = videos.filter(pc.equal(videos["status"], FAILED))
     good = videos.filter(pc.not_equal(videos["status"], FAILED))
-    names = (storage.shown(source) for source in failed["source"].to_pylist())
+    again = pc.sum(pc.greater(good["attempts"], 1)).as_py()
     return ExtractReport(
         store=store.uri,
         sources=len(sources),
         statuses={status: statuses[status] for status in (OK, TRUNCATED, FAILED)},
-        errors=dict(Counter(failed["error"].to_pylist())),
-        failures=list(zip(names, failed["message"].to_pylist(), strict=True)),
+        causes=_causes(videos.filter(pc.equal(videos["status"], FAILED))),
         sampled=pc.sum(videos["num_sampled"]).as_py() or 0,
         kept=pc.sum(videos["num_kept"]).as_py() or 0,
         stored=pc.sum(videos["num_stored"]).as_py() or 0,
@@ -189,8 +196,18 @@ def make_report(
         max_failed_fraction=config.max_failed_fraction,
         new_units=new_units,
         stages=stages,
+        notes=({_SECOND_ATTEMPT: again} if again else {}) | (notes or {}),
         tracked=tracked,
     )
+
+
+def _causes(failed: pa.Table) -> tuple[Cause, ...]:
+    examples: dict[str, str] = {}
+    sources, errors, messages = (failed[name].to_pylist() for name in ("source", "error", "message"))
+    for source, error, message in zip(sources, errors, messages, strict=True):
+        name = storage.shown(source)
+        examples.setdefault(error, message if name in message else f"{name}: {message}")
+    return tuple(Cause(error, count, examples[error]) for error, count in Counter(errors).most_common())
 
 
 def _next_command(config: ExtractConfig, store: FeatureStore, good: pa.Table) -> str:
@@ -205,29 +222,16 @@ def _next_command(config: ExtractConfig, store: FeatureStore, good: pa.Table) ->
     return f"longvu ask {video} {question} --model {config.model} --store {storage.shown(store.uri)}"
 
 
-def _print_stages(stages: Sequence[StageSpeed], out: IO[str]) -> None:
-    header = ("stage", "frames", "busy s", "actors", "ceiling frames/s", "run frames/s", "gap")
-    rows = [
-        (
-            stage.name,
-            str(stage.frames),
-            f"{stage.busy_s:.2f}",
-            str(stage.actors),
-            f"{stage.ceiling:.1f}",
-            f"{stage.achieved:.1f}",
-            f"{stage.gap:.1f}x",
-        )
-        for stage in stages
-    ]
-    if out.isatty():
-        from rich.console import Console
-        from rich.table import Table
+_STAGE_COLUMNS = ("stage", "frames", "busy s", "actors", "ceiling frames/s", "run frames/s", "gap")
 
-        table = Table(*header)
-        for row in rows:
-            table.add_row(*row)
-        Console(file=out).print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), file=out)
+
+def _stage_row(stage: StageSpeed) -> tuple[str, ...]:
+    return (
+        stage.name,
+        str(stage.frames),
+        f"{stage.busy_s:.2f}",
+        str(stage.actors),
+        f"{stage.ceiling:.1f}",
+        f"{stage.achieved:.1f}",
+        f"{stage.gap:.1f}x",
+    )

@@ -42,7 +42,7 @@ class Nothing(Stage):
 
     def process(self, row: pa.Table) -> tuple[dict[str, object], dict[str, np.ndarray]]:
         header, _ = unpack(row)
-        return {"unit_id": header["unit_id"], "counts": {"sampled": 20}}, {}
+        return {"unit_id": header["unit_id"], "counts": {"sampled": 20}, "notes": {}}, {}
 
 
 def test_stages_note_their_time_and_worker(corpus: Path) -> None:

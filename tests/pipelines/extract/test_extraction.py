@@ -97,7 +97,8 @@ def test_summary(resumed: Resumed) -> None:
     store = store_of(resumed.root)
     out = resumed.finished.stdout
     assert re.search(r"extracted 6 sources in \d", out)
-    assert "ok 4  truncated 1  failed 1 (NotAVideo 1)" in out
+    assert "ok 4  truncated 1  failed 1" in out
+    assert re.search(r"^NotAVideo +1  '.*text\.mp4'", out, re.M)
     sampled, kept = sum(store.videos()["num_sampled"].to_pylist()), sum(store.videos()["num_kept"].to_pylist())
     assert f"sampled {sampled}  kept {kept} ({kept / sampled:.1%})" in out
     assert 0 < kept < sampled
@@ -107,7 +108,7 @@ def test_summary(resumed: Resumed) -> None:
         assert frames == sampled - sum(commit.counts["sampled"] for commit in resumed.survived.values())
         assert actors >= 1
         assert ceiling == pytest.approx(frames * actors / busy_s, rel=0.2, abs=0.2)
-    assert "max_failed_fraction=0.1" in out and "text.mp4" in out
+    assert "max_failed_fraction=0.1" in out and f"longvu store quarantine {storage.shown(store.uri)}" in out
     assert re.search(rf"^store +{re.escape(storage.shown(store.uri))}$", out, re.M)
     assert re.search(r"^mlflow +sqlite:///.+ run [0-9a-f]{32}$", out, re.M)
     assert re.search(r"^next +longvu ", out, re.M)
