@@ -36,7 +36,7 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.config import DecodeConfig
 from pipelines.extract.fetch import Fetcher
-from pipelines.extract.plan import Member, Unit
+from pipelines.extract.plan import IMAGE, VIDEO, Member, Unit
 from pipelines.store.schema import FAILED, OK, TRUNCATED, WINDOW_FRAMES
 
 _JPEG_QUALITY = 80
@@ -185,7 +185,7 @@ _SECOND_OPINION = frozenset(error.code for error in (Corrupt, Timeout, Unsupport
 def _decoders(first: Backend, member: Member) -> Iterator[Backend]:
     yield first
     other: Backend = "decord" if first == "pyav" else "pyav"
-    if member.kind == "video" and (other == "pyav" or importlib.util.find_spec("decord")):
+    if member.kind == VIDEO and (other == "pyav" or importlib.util.find_spec("decord")):
         yield other
 
 
@@ -215,7 +215,8 @@ def _decode_file(
     block_frames: int,
 ) -> DecodeSummary | None:
     """Decode one member's part of a file; None where a later part turns out to hold nothing."""
-    sampling = FrameSampling.parse(settings.sampling)
+    # Of an animation that was listed as an image, the first frame.
+    sampling = FrameSampling(num_frames=1) if member.kind == IMAGE else FrameSampling.parse(settings.sampling)
     if member.num_chunks > 1:
         start_s = sampling.start_s if member.start_s is None else member.start_s
         end_s = sampling.end_s if member.end_s is None else member.end_s

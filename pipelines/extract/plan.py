@@ -22,6 +22,8 @@ from pipelines.storage import StoredObject
 from pipelines.store.schema import PLAN
 
 FOLDER = "plan"
+VIDEO = "video"
+IMAGE = "image"
 
 # A unit of many tiny sources would be slow to begin again after a kill.
 MAX_MEMBERS = 64
@@ -69,7 +71,7 @@ class Member:
     end_s: float | None = None
     expected_samples: int | None = None
     total_samples: int | None = None
-    kind: str = "video"
+    kind: str = VIDEO
     retry: int = 0
     predicted_s: float = 0.0
 
