@@ -10,6 +10,7 @@ Shapes: F sampled frames, K kept ones, P tokens, D channels, T text tokens.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +22,16 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, StoppingCriteriaList
 
-from longvu_model import assembly, frame_selection, official
-from longvu_model.image_processing import preprocess_frames, tower_pixels
+from longvu_model import assembly, official
+from longvu_model.frame_selection import WINDOW_FRAMES
+from longvu_model.image_processing import tower_pixels
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.prompts import STOP_STRINGS
-from longvu_model.regimes import media_shape, needs_reduction
 from longvu_model.sight import Media
 from longvu_model.stopping import KeywordStop
-from longvu_model.video import FrameSampling, FrameStream, iter_frame_blocks
+from longvu_model.video import FrameSampling, iter_frame_blocks
+from longvu_model.watching import FrameWatcher, KeptFrames, too_many_frames, windows
 from pipelines import storage
 from pipelines.store import FeatureStore, StoreError
 
@@ -120,44 +122,27 @@ def watch(
     Raises:
         VideoError: the file cannot be decoded; the subclass names why.
     """
-    siglip_pixels, dino_pixels = tower_pixels(processor.video_processor)
-    towers, threshold = model.model.towers, model.config.dino_threshold
-    similarity_F = torch.empty(0)
-    held: dict[int, tuple[Tensor, Tensor]] = {}  # frame -> DINOv2 features (P, D), SigLIP pixels (3, s, s)
-    size = (0, 0)
+    watcher = FrameWatcher(
+        model.model.towers,
+        tower_pixels(processor.video_processor),
+        model.config.dino_threshold,
+        functools.partial(_too_many, model, input_ids),
+        model.dtype,
+    )
     clock = _Clock()
     with clock("decode"):
-        stream = iter_frame_blocks(video, sampling, block_frames=frame_selection.WINDOW_FRAMES)
-        windows = _windows(stream)
-        frames_FHWC = next(windows, None)
-    while frames_FHWC is not None:
+        stream = iter_frame_blocks(video, sampling, block_frames=WINDOW_FRAMES)
+        frames = windows(block.frames for block in stream)
+        window = next(frames, None)
+    while window is not None:
         with clock("encode"):
-            first, size = len(similarity_F), frames_FHWC.shape[1:3]
-            pixels = preprocess_frames(frames_FHWC, dino_pixels.size, dino_pixels.mean, dino_pixels.std)
-            features_FPD = towers.dino(pixels.to(model.device)).to(model.dtype)
-            similarity_F = torch.cat([similarity_F, frame_selection.window_similarity(features_FPD).cpu()])
-            useful_F = similarity_F < threshold
-            if not _too_many(model, input_ids, len(similarity_F), size):
-                useful_F[:] = True
-            held = {frame: value for frame, value in held.items() if useful_F[frame]}
-            places = useful_F[first:].nonzero()[:, 0].tolist()
-            pixels = preprocess_frames(frames_FHWC[places], siglip_pixels.size, siglip_pixels.mean, siglip_pixels.std)
-            for place, frame_pixels in zip(places, pixels, strict=True):
-                # Clones: a slice would keep the whole window alive.
-                held[first + place] = features_FPD[place].clone(), frame_pixels.to(model.dtype, copy=True)
-        progress(len(similarity_F), len(stream.indices))
+            watcher.add(window)
+        progress(watcher.num_sampled, len(stream.indices))
         with clock("decode"):
-            frames_FHWC = next(windows, None)
-
-    num_sampled = len(similarity_F)
-    keep_F = torch.ones(num_sampled, dtype=torch.bool)
-    if _too_many(model, input_ids, num_sampled, size):
-        keep_F = frame_selection.keep_frames(similarity_F, threshold)
-    kept = keep_F.nonzero()[:, 0].tolist()
+            window = next(frames, None)
     with clock("encode"):
-        dino_KPD = torch.stack([held[frame][0] for frame in kept])
-        siglip_KPD = towers.siglip(torch.stack([held[frame][1] for frame in kept]).to(model.device))
-    return Watched(_media(dino_KPD, siglip_KPD, kept, size), num_sampled, clock.seconds, stream.summary.damage)
+        kept = watcher.finish()
+    return Watched(kept.media(), kept.num_sampled, clock.seconds, stream.summary.damage)
 
 
 def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: str | Path, input_ids: Tensor) -> Watched:
@@ -188,9 +173,8 @@ def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: st
             all_stored = found.video["num_stored"] == num_sampled
             found = store.load(video_id, math.inf if all_stored else None, cap=None)
         assert found.siglip is not None, "its column is in the manifest"
-        kept = np.flatnonzero(found.kept).tolist()
-    media = _media(found.dinov2, found.siglip, kept, size)
-    return Watched(media, num_sampled, clock.seconds, found.video["message"])
+    kept = KeptFrames(found.dinov2, found.siglip, np.flatnonzero(found.kept).tolist(), num_sampled, size)
+    return Watched(kept.media(), num_sampled, clock.seconds, found.video["message"])
 
 
 @torch.inference_mode()
@@ -243,35 +227,9 @@ class _Clock:
         self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started_s
 
 
-def _windows(stream: FrameStream) -> Iterator[np.ndarray]:
-    """Frames (F, H, W, C) by windows; the decoder's blocks are smaller where frames are large."""
-    held: list[np.ndarray] = []
-    for block in stream:
-        held.extend(block.frames)
-        while len(held) >= frame_selection.WINDOW_FRAMES:
-            yield np.stack(held[: frame_selection.WINDOW_FRAMES])
-            held = held[frame_selection.WINDOW_FRAMES :]
-    if held:
-        yield np.stack(held)
-
-
 def _too_many(
     model: LongVUForConditionalGeneration, input_ids: Tensor, num_frames: int, size: tuple[int, int]
 ) -> bool:
     """Whether so many frames of (height, width) do not fit beside the question: near-duplicates are then left out."""
     layout = assembly.read_text(model.config, input_ids, None)
-    row_V, is_video_V = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
-    shape = media_shape(model.config, row_V, is_video_V, torch.tensor([num_frames]), torch.tensor([size]))
-    return bool(needs_reduction(model.config, shape, layout.budget_length_B))
-
-
-def _media(dino_KPD: Tensor, siglip_KPD: Tensor, kept: list[int], size: tuple[int, int]) -> Media:
-    return Media(
-        frame_counts=torch.tensor([len(kept)]),
-        image_sizes=torch.tensor([size]),
-        is_video=torch.ones(1, dtype=torch.bool),
-        siglip_features=siglip_KPD,
-        dino_features=dino_KPD,
-        frame_times=torch.tensor(kept),
-        preselected=True,
-    )
+    return too_many_frames(model.config, num_frames, size, int(layout.budget_length_B[0]))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from longvu_model import watching
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.sight import Media
@@ -75,9 +76,9 @@ def test_frames_that_cannot_be_used_are_not_prepared(
     monkeypatch.setattr(model.config, "dino_threshold", 1e-6)
     ids = answering.question_ids(processor, QUESTION)
     prepared: list[int] = []
-    preprocess = answering.preprocess_frames
+    preprocess = watching.preprocess_frames
     monkeypatch.setattr(
-        answering, "preprocess_frames", lambda frames, *rest: prepared.append(len(frames)) or preprocess(frames, *rest)
+        watching, "preprocess_frames", lambda frames, *rest: prepared.append(len(frames)) or preprocess(frames, *rest)
     )
     watched = answering.watch(model, processor, video, FrameSampling(fps=4), ids)
     windows = -(-watched.num_sampled // 16)
