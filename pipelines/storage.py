@@ -33,6 +33,8 @@ FILE = "file://"
 
 # Parts of a multipart upload; anything smaller is one PUT.
 _S3_PART_BYTES = 16 << 20
+# The headers of most videos fit in one or two.
+_S3_RANGE_BYTES = 256 << 10
 
 MISSING = "missing"
 """The version of a source that was named but is not there."""
@@ -197,6 +199,19 @@ def open_input(uri: str) -> IO[bytes]:
         return local_path(uri).open("rb")
     with _s3_errors(uri):
         return _s3().open(uri, "rb", block_size=_S3_PART_BYTES, cache_type="readahead")
+
+
+@contextlib.contextmanager
+def local_or_ranged(uri: str) -> Iterator[Path | IO[bytes]]:
+    """The object for a reader that jumps about: its path where local, else a file of small ranged reads.
+
+    The blocks that were read last are kept, so a few kilobytes here and there cost a few requests.
+    """
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    with _s3_errors(uri), _s3().open(uri, "rb", block_size=_S3_RANGE_BYTES, cache_type="blockcache") as file:
+        yield file
 
 
 def arrow_input(uri: str) -> pyarrow.NativeFile:
