@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Self, TypeVar, Union, get_args, get_origin
@@ -128,12 +129,23 @@ def _apply(cls: type[Config], values: dict[str, Any], override: str) -> None:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"{key}={text}: the value is not valid YAML") from None
-    for name in names[:-1]:
-        inner = values.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{override}: {name} is a single value, it has no part {names[-1]!r}")
-        values = inner
-    values[names[-1]] = value
+    place: Any = values
+    for depth, (name, following) in enumerate(pairwise(names), 1):
+        place = _part(place, name, [] if following.isdigit() else {})
+        if not isinstance(place, list if following.isdigit() else dict):
+            raise ConfigError(f"{override}: {'.'.join(names[:depth])} does not exist or has no part {following!r}")
+    if isinstance(place, list):
+        raise ConfigError(f"{override}: set the fields of an item one by one, as {key}.<field>=...")
+    place[names[-1]] = value
+
+
+def _part(place: Any, name: str, empty: Any) -> Any:
+    """A part of a section, or an item of a list; ``empty`` where it is new, None where there can be none."""
+    if isinstance(place, dict):
+        return place.setdefault(name, empty)
+    if int(name) == len(place):
+        place.append(empty)
+    return place[int(name)] if int(name) < len(place) else None
 
 
 def _example(cls: type[Config]) -> str:
@@ -147,6 +159,8 @@ def _field_at(cls: type[Config], names: Sequence[str | int]) -> FieldInfo | None
     model: type[Config] | None = cls
     field: FieldInfo | None = None
     for name in names:
+        if field is not None and str(name).isdigit():
+            continue  # an item of a list of sections
         field = model.model_fields.get(str(name)) if model else None
         if field is None:
             return None
@@ -157,7 +171,7 @@ def _field_at(cls: type[Config], names: Sequence[str | int]) -> FieldInfo | None
 def _models(annotation: Any) -> Iterator[type[Config]]:
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, list, tuple):
         for part in get_args(annotation):
             yield from _models(part)
 
@@ -199,7 +213,7 @@ def _reason(cls: type[Config], location: tuple[int | str, ...], detail: ErrorDet
 
 def _hint(cls: type[Config], name: str) -> str:
     field = _field_at(cls, name.split("."))
-    if field is None:
+    if field is None or name.rpartition(".")[2].isdigit():
         return ""
     if field.is_required():
         return f" ({field.description}); give it as {name}=..."
@@ -229,7 +243,12 @@ def _dotted_names(cls: type[Config], prefix: str = "") -> Iterator[str]:
     for name, field in cls.model_fields.items():
         yield prefix + name
         for model in _models(field.annotation):
-            yield from _dotted_names(model, f"{prefix}{name}.")
+            yield from _dotted_names(model, f"{prefix}{name}.{_item(field)}")
+
+
+def _item(field: FieldInfo) -> str:
+    """What names of fields have between a list of sections and its first section."""
+    return "0." if get_origin(field.annotation) in (list, tuple) else ""
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -252,10 +271,18 @@ def _shown(value: Any) -> str:
 def _digested(config: Config) -> dict[str, Any]:
     dumped = config.model_dump(mode="json")
     return {
-        name: _digested(value) if isinstance(value := getattr(config, name), Config) else dumped[name]
+        name: _digested_value(getattr(config, name), dumped[name])
         for name, field in type(config).model_fields.items()
         if _in_digest(field)
     }
+
+
+def _digested_value(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Config):
+        return _digested(value)
+    if isinstance(value, list | tuple):
+        return [_digested_value(*item) for item in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def _in_digest(field: FieldInfo) -> bool:
@@ -276,7 +303,7 @@ def reference(cls: type[Config], prefix: str = "") -> Iterator[str]:
     for name, field in cls.model_fields.items():
         sections = list(_models(field.annotation))
         if sections:
-            yield from reference(sections[0], f"{prefix}{name}.")
+            yield from reference(sections[0], f"{prefix}{name}.{_item(field)}")
             continue
         default = "required" if field.is_required() else _shown(field.default)
         yield f"{prefix}{name}={default}  {field.description}"
