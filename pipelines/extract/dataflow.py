@@ -303,17 +303,25 @@ def extract_units(
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield read_report(batch)
     except ray.exceptions.RayError as error:
-        stopped = _stopped(error)
-        if stopped is None:
+        lost = _lost(error)
+        if lost is None:
             raise
-        raise stopped from error
+        raise lost from error
 
 
-def _stopped(error: BaseException) -> JobStopped | None:
-    """What Ray says when the cluster, not a stage, gave up; None for a defect of ours."""
+class RayLost(JobStopped):
+    """The cluster, not a stage, gave up: nodes or actors died more often than Ray repeats their work."""
+
+    def __init__(self, cause: str):
+        super().__init__(f"{cause}; what is committed stays, and the same command continues from there")
+        self.cause = cause
+
+
+def _lost(error: BaseException) -> RayLost | None:
+    """What Ray says of a loss; None for a defect of ours."""
     from ray import exceptions
 
-    lost = (
+    losses = (
         exceptions.ActorDiedError,
         exceptions.ActorUnschedulableError,
         exceptions.NodeDiedError,
@@ -324,15 +332,9 @@ def _stopped(error: BaseException) -> JobStopped | None:
         exceptions.WorkerCrashedError,
     )
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, lost):
+    while cause is not None and not isinstance(cause, losses):
         cause = cause.__cause__
-    if cause is None:
-        return None
-    said = " ".join(str(cause).split())[:300]
-    return JobStopped(
-        f"Ray lost what it was working on ({type(cause).__name__}: {said}); what is committed stays, and the same "
-        "command continues from there"
-    )
+    return RayLost(f"Ray: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}") if cause else None
 
 
 def _quiet() -> None:

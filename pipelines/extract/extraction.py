@@ -7,13 +7,14 @@ nor torch is started.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,12 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
+from pipelines.extract.plan import Unit
 from pipelines.extract.progress import Progress
 from pipelines.extract.report import ExtractReport, make_report, stage_speeds
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
+from pipelines.store.commits import committed_units
 from pipelines.store.manifest import StoreManifest
 from pipelines.store.reader import FeatureStore
 from pipelines.store.schema import WINDOW_FRAMES
@@ -99,20 +102,12 @@ def _run(
     reports: list[UnitReport] = []
     finished_at_s = recorded_s = time.time()
     with dataflow.ray_session():
-        pending = list(work.pending)
-        for number, first in enumerate(range(0, len(work.fresh), _SLICE)):
-            fresh = work.fresh[first : first + _SLICE]
-            _say(f"looking at {len(fresh)} new sources" + (f", {first} seen" if first else ""))
-            with Progress("sources", len(fresh)) as progress:
-                extents = dataflow.measure_sources(fresh, config, progress.add)
-            added = plan.plan_units(fresh, extents, config.digest(), config.unit_frames)
-            plan.write_plan(store.uri, f"{run_id}-{number:04}", added)
-            pending += added
+        pending = [*work.pending, *_plan_fresh(config, work, run_id)]
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}
-        stream = dataflow.extract_units(
-            pending,
-            config,
+        begin = functools.partial(
+            dataflow.extract_units,
+            config=config,
             store=store.uri,
             run_id=run_id,
             bundle=ray.put(bundle),
@@ -127,7 +122,7 @@ def _run(
         )
         frames = failed = 0
         with Progress("units", len(pending)) as progress:
-            for unit in stream:
+            for unit in _to_the_end(begin, pending, store.uri):
                 reports.append(unit)
                 finished_at_s = time.time()
                 frames, failed = frames + unit.counts["sampled"], failed + unit.counts["failed"]
@@ -136,6 +131,39 @@ def _run(
                     recorded_s = finished_at_s
                     run.metrics(_so_far(reports, finished_at_s), step=len(reports))
     return reports, finished_at_s
+
+
+def _plan_fresh(config: ExtractConfig, work: Work, run_id: str) -> Iterator[Unit]:
+    """Measure sources that were never planned, and plan them; a plan is stored before its units are returned."""
+    from pipelines.extract.dataflow import measure_sources
+
+    for number, first in enumerate(range(0, len(work.fresh), _SLICE)):
+        fresh = work.fresh[first : first + _SLICE]
+        _say(f"looking at {len(fresh)} new sources" + (f", {first} seen" if first else ""))
+        with Progress("sources", len(fresh)) as progress:
+            extents = measure_sources(fresh, config, progress.add)
+        units = plan.plan_units(fresh, extents, config.digest(), config.unit_frames)
+        plan.write_plan(work.store, f"{run_id}-{number:04}", units)
+        yield from units
+
+
+def _to_the_end(
+    begin: Callable[[Sequence[Unit]], Iterator[UnitReport]], units: Sequence[Unit], store: str
+) -> Iterator[UnitReport]:
+    """Begin again with the units that are left when Ray has lost nodes, as long as that gets any of them done."""
+    from pipelines.extract.dataflow import RayLost
+
+    while units:
+        try:
+            yield from begin(units)
+            return
+        except RayLost as lost:
+            done = committed_units(store)
+            left = [unit for unit in units if unit.unit_id not in done]
+            if len(left) == len(units):
+                raise
+            _say(f"{lost.cause}; going on with the {len(left)} units that are left")
+            units = left
 
 
 def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBundle]:
