@@ -36,6 +36,9 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 MAX_PIXELS = 64 << 20
 """Default limit on the pixels of a frame: 8K is 33 million."""
 
+MAX_EDGE_PX = 16384
+"""Longest edge of a frame. Frames are padded to a square, so a strip of few pixels and 100,000 long would take 40 GB."""
+
 # Playlists and descriptions (HLS, DASH, concat, SDP, image sequences) make FFmpeg open further files or addresses that
 # an untrusted upload names, so only self-contained containers are read.
 _CONTAINERS = (
@@ -158,7 +161,11 @@ def open_video(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Open
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Raise ``TooLarge`` for a frame of more than ``max_pixels`` pixels."""
+    """Raise ``TooLarge`` for a frame of more than ``max_pixels`` pixels, or with an edge beyond :data:`MAX_EDGE_PX`."""
+    if max(width, height) > MAX_EDGE_PX:
+        raise TooLarge(
+            f"{name}: frames of {width}x{height} have an edge of more than {MAX_EDGE_PX} pixels; scale the video down"
+        )
     if width * height > max_pixels:
         raise TooLarge(
             f"{name}: frames of {width}x{height} have {width * height} pixels, allowed are {max_pixels}; "

@@ -62,7 +62,19 @@ _BAD_FILES = {
     "foreign.mp4": (lambda: clip("h264_b_frames").replace(b"avc1", b"zzzz"), Unsupported, "no decoder"),
     "cut.jpg": (lambda: _jpeg()[:700], Truncated, "cut short"),
     "broken.png": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), Corrupt, "header is damaged"),
+    "wide.mkv": (lambda: _strip(100_000, 1), TooLarge, "have an edge of more than 16384 pixels"),
+    "tall.png": (lambda: _png(1, 100_000), TooLarge, "have an edge of more than 16384 pixels"),
 }
+
+
+def _strip(width: int, height: int) -> bytes:
+    return Clip("ffv1", "matroska", 2, 2, width=width, height=height).encode()
+
+
+def _png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
 
 
 def _jpeg() -> bytes:
