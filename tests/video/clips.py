@@ -137,3 +137,16 @@ CLIPS: dict[str, Clip] = {
 def clip(name: str) -> bytes:
     """The bytes of a named clip, encoded once per test run."""
     return CLIPS[name].encode()
+
+
+def remuxed_with_hidden_frames(data: bytes, path: Path, hidden: int) -> Path:
+    """A copy of a clip in which an edit list hides the first ``hidden`` frames."""
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(io.BytesIO(data)) as source, av.open(str(path), "w", container_options=options) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        shift = int(hidden / 24 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                copy.mux(packet)
+    return path

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from longvu_model.video import FrameSampling, decode_frames, iter_frame_blocks, probe
 from longvu_model.video.oracle import decode_everything
-from tests.video.clips import CLIPS, HEIGHT, SHARED_VIDEOS, WIDTH, Clip, clip, picture
+from tests.video.clips import CLIPS, HEIGHT, SHARED_VIDEOS, WIDTH, Clip, clip, picture, remuxed_with_hidden_frames
 
 _EVERY = FrameSampling(fps=1000)
 
@@ -149,15 +149,7 @@ def test_pictures_are_the_encoded_ones():
 
 @pytest.mark.parametrize("name", ["h264_b_frames", "h264_gop_7", "hevc_closed_gop"])
 def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path, name):
-    path = tmp_path / "trimmed.mp4"
-    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
-    with av.open(io.BytesIO(clip(name))) as source, av.open(str(path), "w", container_options=options) as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        shift = int(17 / 24 / source.streams.video[0].time_base)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-                copy.mux(packet)
+    path = remuxed_with_hidden_frames(clip(name), tmp_path / "trimmed.mp4", hidden=17)
     whole = _all_frames(name).frames[17:]
     assert np.array_equal(decode_frames(path, _EVERY).frames, whole)
     video = decode_frames(path, "fps:3")
