@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.extract.plan import IMAGE, VIDEO
 from pipelines.extract.source_list import is_list, listed_names
 from pipelines.storage import StoredObject
+
+VIDEO = "video"
+IMAGE = "image"
 
 # What a folder is searched for; a pattern, a list or a name is taken at its word.
 VIDEO_SUFFIXES = frozenset(
@@ -60,6 +62,11 @@ class Source(StoredObject):
 
     kind: str = VIDEO
     retry: int = 0
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What makes a source the same source: its URI and version."""
+        return self.uri, self.version
 
 
 def index_sources(
