@@ -1,4 +1,4 @@
-"""Ray Data: units in, commits out. decode actors -> encode actors -> commit actors, each a thin callable.
+"""Ray Data: units in, commits out. decode -> users' stages -> encode -> commit, each a pool of thin actors.
 
 Ray Data schedules, holds back what is too fast, scales the pools and repeats what a lost process had in hand. A row is
 a whole unit from end to end, so repeating is safe: a unit's commit has one name. Ray's own row checkpointing is not
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import socket
 import time
@@ -25,9 +26,11 @@ from pipelines.errors import JobStopped, UserError
 from pipelines.extract.carrier import pack, unpack
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.fetch import Fetcher
+from pipelines.extract.index import VIDEO, Source
 from pipelines.extract.plan import Extent, Unit
+from pipelines.extract.stages import FrameStage, stages_of
 from pipelines.retry import retrying
-from pipelines.storage import StoredObject
+from pipelines.storage import StorageError
 from pipelines.store.features import FeatureSpec
 from pipelines.store.writer import commit_unit
 
@@ -118,6 +121,22 @@ class DecodeActor(Stage):
         return decode_unit(Unit.from_json(row["unit"][0].as_py()), self._settings, self._fetcher)
 
 
+class FrameStageActor(Stage):
+    """Frames -> columns of a user's stage."""
+
+    def __init__(self, stage: FrameStage, later_edges_px: tuple[int, ...]):
+        self.name = stage.name
+        self._stage, self._later_edges_px = stage, later_edges_px
+        self._function: Callable[..., Any] | None = None
+
+    def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        from pipelines.extract.stage_columns import run_stage
+
+        if self._function is None:  # built here, where a failure is told in one line
+            self._function = self._stage.build()
+        return run_stage(*unpack(row), self._stage, self._function, self._later_edges_px)
+
+
 class EncodeActor(Stage):
     """Frames -> features."""
 
@@ -144,14 +163,17 @@ class CommitActor(Stage):
 
     name = "commit"
 
-    def __init__(self, store: str, specs: tuple[FeatureSpec, ...], run_id: str, attempts: int):
-        self._store, self._specs, self._run_id, self._attempts = store, specs, run_id, attempts
+    def __init__(
+        self, store: str, specs: tuple[FeatureSpec, ...], stages: tuple[FrameStage, ...], run_id: str, attempts: int
+    ):
+        self._store, self._specs, self._stages = store, specs, stages
+        self._run_id, self._attempts = run_id, attempts
 
     def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         from pipelines.extract.commit import unit_tables
 
         header, arrays = unpack(row)
-        frames, videos = unit_tables(header, arrays, self._specs)
+        frames, videos = unit_tables(header, arrays, self._specs, self._stages)
         write = functools.partial(
             commit_unit, self._store, header["unit_id"], frames, videos, run_id=self._run_id, seconds=header["seconds"]
         )
@@ -175,8 +197,12 @@ def read_report(row: pa.Table) -> UnitReport:
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while."""
+def ray_session(config: ExtractConfig) -> Iterator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while.
+
+    Raises:
+        UserError: no cluster answers, or stages ask for more GPUs than the machine has.
+    """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -189,17 +215,40 @@ def ray_session() -> Iterator[None]:
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
     else:
-        # The pools' smallest sizes need nearly two logical CPUs, whatever the machine has.
+        # The pools' smallest sizes need nearly two logical CPUs, and users' stages more, whatever the machine has.
         ray.init(
             address="local",
-            num_cpus=max(2, os.cpu_count() or 1),
+            num_cpus=max(math.ceil(smallest_cpus(config)), os.cpu_count() or 1),
             include_dashboard=False,
             logging_level=logging.ERROR,
         )
     try:
+        if not address:
+            check_gpus(config, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def smallest_cpus(config: ExtractConfig) -> float:
+    """CPUs that one actor of each stage takes."""
+    stages = sum(stage.cpus for stage in config.stages)
+    return config.decode.cpus + stages + config.encode.cpus + config.commit.cpus
+
+
+def check_gpus(config: ExtractConfig, resources: Mapping[str, float]) -> None:
+    """Refuse pools that could never start; only for one machine, as a cluster may add GPUs.
+
+    Raises:
+        UserError: stages ask for GPUs that encoding leaves none of.
+    """
+    gpus = [stage.gpus for stage in config.stages]
+    needed, there = sum(gpus) + pool_sizes(config, resources).encode_gpus, resources.get("GPU", 0)
+    if any(gpus) and needed > there:
+        raise UserError(
+            f"encoding and stages take {needed:g} GPUs at least, this machine has {there:g}; share them by "
+            "encode.gpus and stages.0.gpus below 1"
+        )
 
 
 def pool_sizes(config: ExtractConfig, resources: Mapping[str, float]) -> Pools:
@@ -216,12 +265,15 @@ def pool_sizes(config: ExtractConfig, resources: Mapping[str, float]) -> Pools:
 
 
 def measure_sources(
-    sources: Sequence[StoredObject], config: ExtractConfig, measured: Callable[[], None]
+    sources: Sequence[Source], config: ExtractConfig, measured: Callable[[], None]
 ) -> dict[str, Extent | None]:
-    """Extent of every source, measured in worker processes; None where a process died or hung.
+    """Extent of every video, measured in worker processes; None where a process died or hung.
 
     Args:
-        measured: called after each source.
+        measured: called after each video.
+
+    Raises:
+        StorageError: the storage does not answer.
     """
     import ray
     from ray.exceptions import RayError
@@ -229,13 +281,13 @@ def measure_sources(
     from pipelines.extract.measure import measure
 
     task: Any = ray.remote(num_cpus=1, max_retries=0)(measure)
-    waiting = list(reversed(sources))
+    waiting = [source for source in reversed(sources) if source.kind == VIDEO]
     running: dict[Any, str] = {}
     extents: dict[str, Extent | None] = {}
     while waiting or running:
         while waiting and len(running) < _MEASURES_IN_FLIGHT:
             uri = waiting.pop().uri
-            running[task.remote(uri, config.sampling, config.unit_frames, config.decode.scratch)] = uri
+            running[task.remote(uri, config.sampling, config.unit_frames)] = uri
         ready, _ = ray.wait(list(running), timeout=config.decode.deadline_s)
         for reference in ready or list(running):
             if not ready:
@@ -243,6 +295,8 @@ def measure_sources(
             uri = running.pop(reference)
             try:
                 extents[uri] = ray.get(reference) if ready else None
+            except StorageError as error:
+                raise getattr(error, "cause", error) from None
             except RayError:
                 extents[uri] = None
             measured()
@@ -259,45 +313,53 @@ def extract_units(
     decode: DecodeSettings,
     encode: EncodeSettings,
 ) -> Iterator[UnitReport]:
-    """Run units through the three stages; yields each as it is committed."""
+    """Run units through all stages; yields each as it is committed."""
     import ray
     import ray.exceptions
     from ray.data import ActorPoolStrategy
 
     _quiet()
     pools = pool_sizes(config, ray.cluster_resources())
+    stages = stages_of(config.stages)
     rows = [{"unit": unit.to_json()} for unit in units]
     # batch_size=1 and Arrow batches throughout: one call is one unit, without a copy.
     common: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    dataset = (
-        ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
-        .map_batches(
-            DecodeActor,
-            fn_constructor_kwargs={"settings": decode},
-            compute=ActorPoolStrategy(min_size=1, max_size=pools.decode),
-            num_cpus=config.decode.cpus,
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS)).map_batches(
+        DecodeActor,
+        fn_constructor_kwargs={"settings": decode},
+        compute=ActorPoolStrategy(min_size=1, max_size=pools.decode),
+        num_cpus=config.decode.cpus,
+        **common,
+    )
+    for number, (stage, settings) in enumerate(zip(stages, config.stages, strict=True), 1):
+        later_edges_px = tuple(later.declared.edge_px for later in stages[number:])
+        dataset = dataset.map_batches(
+            FrameStageActor,
+            fn_constructor_kwargs={"stage": stage, "later_edges_px": later_edges_px},
+            compute=ActorPoolStrategy(min_size=1, max_size=settings.max_actors),
+            num_cpus=settings.cpus,
+            num_gpus=settings.gpus,
             **common,
         )
-        .map_batches(
-            EncodeActor,
-            fn_constructor_kwargs={"bundle": bundle, "settings": encode, "threads": config.encode.threads},
-            compute=ActorPoolStrategy(min_size=1, max_size=pools.encode),
-            num_cpus=config.encode.cpus,
-            num_gpus=pools.encode_gpus,
-            **common,
-        )
-        .map_batches(
-            CommitActor,
-            fn_constructor_kwargs={
-                "store": store,
-                "specs": encode.specs,
-                "run_id": run_id,
-                "attempts": config.commit.write_attempts,
-            },
-            compute=ActorPoolStrategy(min_size=1, max_size=pools.commit),
-            num_cpus=config.commit.cpus,
-            **common,
-        )
+    dataset = dataset.map_batches(
+        EncodeActor,
+        fn_constructor_kwargs={"bundle": bundle, "settings": encode, "threads": config.encode.threads},
+        compute=ActorPoolStrategy(min_size=1, max_size=pools.encode),
+        num_cpus=config.encode.cpus,
+        num_gpus=pools.encode_gpus,
+        **common,
+    ).map_batches(
+        CommitActor,
+        fn_constructor_kwargs={
+            "store": store,
+            "specs": encode.specs,
+            "stages": stages,
+            "run_id": run_id,
+            "attempts": config.commit.write_attempts,
+        },
+        compute=ActorPoolStrategy(min_size=1, max_size=pools.commit),
+        num_cpus=config.commit.cpus,
+        **common,
     )
     try:
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
