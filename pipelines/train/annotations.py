@@ -161,9 +161,9 @@ class _Characters:
                 value, self._at = self._decoder.raw_decode(self._buffer, self._at)
                 return value
             except json.JSONDecodeError as error:
-                complete = len(self._buffer) - self._at > _MAX_ROW_CHARS or not self._more(wanted)
-                if complete:
-                    self._at = min(error.pos, len(self._buffer))
+                distance = error.pos - self._at
+                if len(self._buffer) - self._at > _MAX_ROW_CHARS or not self._more(wanted):
+                    self._at += distance
                     raise self.error(row, error.msg) from None
                 wanted *= 2
 

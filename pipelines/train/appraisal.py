@@ -36,8 +36,8 @@ class Appraised:
     num_visual_tokens: int
     num_frames: int
     flops: float
-    fits: bool
-    """Whether the text leaves room for its media, and fits itself."""
+    has_room: bool
+    """Whether the text leaves room for its media."""
 
     @property
     def num_tokens(self) -> int:
@@ -141,9 +141,6 @@ class Appraiser:
         visual_B = torch.zeros_like(text_B).index_add(0, row_V, cost.tokens_V)
         frames_B = torch.zeros_like(text_B).index_add(0, row_V, cost.frames_V)
         roomless_B = torch.zeros_like(text_B).index_add(0, row_V, (~cost.fits_V).long())
-        limit = self._config.max_sequence_length
-        assert limit is not None
-        fits_B = (roomless_B == 0) & (text_B <= limit)
         targets = [num_targets(labelled) for _, labelled, _ in entries]
         flops = language_flops(self._config.text_config, (text_B + visual_B).numpy(), np.array(targets, np.int64))
         reduced = iter(cost.reduced_V.tolist())
@@ -155,7 +152,7 @@ class Appraiser:
                 int(visual_B[i]),
                 int(frames_B[i]),
                 float(flops[i]),
-                bool(fits_B[i]),
+                not roomless_B[i],
             )
             for i, (sample, _, _) in enumerate(entries)
         ]

@@ -46,7 +46,8 @@ class ManifestSettings:
     """What decides the manifest, beside files, model and store.
 
     Args:
-        max_tokens: text and visual tokens of a sample at most: what a bin holds.
+        max_tokens: text and visual tokens of a sample at most: what a bin holds. The model's ``max_sequence_length``
+            is a limit, too.
         on_too_long: stop at a longer sample, or quarantine it. It is never cut.
         join: how media are found in the store.
         ignore_keys: keys of rows that teach nothing.
@@ -87,7 +88,9 @@ def build_manifest(
     if storage.exists(storage.join(uri, SEAL)):
         return open_manifest(uri)
     appraiser = Appraiser(config, tokenizer, store, settings.sampling)
-    builder = _Builder(appraiser, MediaIndex(store, settings.join), settings)
+    assert config.max_sequence_length is not None
+    limit = min(settings.max_tokens, config.max_sequence_length)
+    builder = _Builder(appraiser, MediaIndex(store, settings.join), settings, limit)
     with _written(storage.join(uri, "samples.arrow"), SCHEMA) as writer:
         for batch in builder.batches(files):
             writer.write_batch(batch)
@@ -164,8 +167,10 @@ def _check(config: LongVUConfig, store: FeatureStore | None, settings: ManifestS
 class _Builder:
     """Rows -> batches of the manifest's table, and what is counted on the way."""
 
-    def __init__(self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings) -> None:
-        self._appraiser, self._index, self._settings = appraiser, index, settings
+    def __init__(
+        self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings, max_tokens: int
+    ) -> None:
+        self._appraiser, self._index, self._settings, self._max_tokens = appraiser, index, settings, max_tokens
         self.digest = hashlib.blake2b(digest_size=16)
         self.quarantined: list[Quarantined] = []
         self.reports: list[FileReport] = []
@@ -232,7 +237,7 @@ class _Builder:
         for (row, _), result in zip(samples, self._appraiser.appraise([sample for _, sample in samples]), strict=True):
             if isinstance(result, Unusable):
                 self._leave_out(name, row, result)
-            elif result.num_tokens > self._settings.max_tokens or not result.fits:
+            elif result.num_tokens > self._max_tokens or not result.has_room:
                 self._too_long(name, row, result)
             else:
                 usable.append(result)
@@ -241,8 +246,8 @@ class _Builder:
     def _too_long(self, name: str, row: int, result: Appraised) -> None:
         message = (
             f"{result.num_text_tokens} text and {result.num_visual_tokens} visual tokens"
-            + ("" if result.fits else ", and no room for its media beside the text")
-            + f"; a sample may have {self._settings.max_tokens}"
+            + ("" if result.has_room else ", and no room for its media beside the text")
+            + f"; a sample may have {self._max_tokens}"
         )
         if self._settings.on_too_long == "error":
             raise UserError(f"{name}: row {row} has {message}; shorten it, or set on_too_long=quarantine")

@@ -238,9 +238,7 @@ def _as_unusable(store: FeatureStore, medium: MediaRef) -> Iterator[None]:
         yield
     except (Unusable, storage.StorageError):
         raise
-    except FileNotFoundError as error:
-        raise Unusable("Missing", f"{medium.path}: its features are gone from {storage.shown(store.uri)}") from error
-    except (StoreError, pa.ArrowException, ValueError) as error:
+    except (StoreError, FileNotFoundError, pa.ArrowException, ValueError) as error:
         raise Unusable("bad features", f"{medium.path}: {error}") from error
     except OSError as error:
         if not storage.is_local(store.uri):

@@ -1,0 +1,219 @@
+"""The manifest: counts equal what the model makes of a sample; what is left out is named; made once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from longvu_model.config import LongVUConfig
+from longvu_model.tiny_tokenizer import build_tiny_tokenizer
+from pipelines.errors import UserError
+from pipelines.store import StoreError
+from pipelines.train import manifest_builder
+from pipelines.train.annotations import AnnotationFile
+from pipelines.train.manifest import Manifest, open_manifest
+from pipelines.train.manifest_builder import ManifestSettings, build_manifest
+from pipelines.train.reader import PreparedSample, Reader
+from tests.pipelines.train.conftest import Library, row
+
+LONG = "What happens in which order? " * 9
+
+
+def merged_tokens(library: Library, sample: PreparedSample) -> int:
+    """Tokens of the sequence that the model really makes of a sample."""
+    if sample.media is None:
+        return len(sample.input_ids)
+    with torch.no_grad():
+        merged = library.model.model.see(sample.input_ids[None], sample.media, labels=sample.labels[None]).merged
+    return int(merged.inputs_embeds.shape[1])
+
+
+ROWS = [
+    row("Name three rivers.", "Rhine, Po, Elbe."),
+    row("<video>\nWhat is shown?", "A scene.", video="short.mp4"),
+    row("<video>\nWhat is shown?", "Scenes.", video="scenes.mp4"),
+    row("<video>\nWhat is shown?", "Many scenes.", video="sub/long.mp4"),
+    row(f"<video>\n{LONG}", "Many.", video="sub/long.mp4"),
+    row("<image>\nWhat is shown?", "Noise.", image="new_picture.png"),
+    row("<image> and <image>: same?", "No.", image=["new_picture.png", "new_other.jpg"]),
+    row("<video>\nWhat is shown?", "A scene.", video="new.mp4"),
+    row("<video>\nWhat is shown?", "Frames.", video="new_frames.npy"),
+    row("<video>\nWhat is shown?", "Numbers.", video="new_folder"),
+    row("<video>\nWhen?", "Then.", video="scenes.mp4", start=8, end=15),
+    row("<video>\nWhen?", "Then.", video="sub/long.mp4", start=10, end=95),
+]
+
+
+def test_planned_tokens_are_those_of_the_model(library: Library, tmp_path: Path) -> None:
+    manifest = library.manifest(ROWS, tmp_path)
+    assert len(manifest) == len(ROWS)
+    reader = Reader(manifest, library.model.config, library.tokenizer, library.stored, library.online())
+    table = manifest.table.to_pydict()
+    regimes = set()
+    for index, row_of in enumerate(ROWS):
+        sample = reader.prepare(index)
+        assert isinstance(sample, PreparedSample), sample
+        made, planned = merged_tokens(library, sample), table["num_tokens"][index]
+        # in the low regime tokens that repeat are dropped afterwards, and the plan is what they may be at most
+        exact = planned < library.model.config.max_sequence_length - library.model.config.answer_reserve - 30
+        assert made == planned if exact else made <= planned, row_of
+        regimes.add(exact)
+        assert sample.num_targets == table["num_target_tokens"][index]
+        assert table["num_tokens"][index] == table["num_text_tokens"][index] + table["num_visual_tokens"][index]
+        frames = 0 if sample.media is None else int(sample.media.frame_counts.sum())
+        assert frames == table["num_frames"][index], row_of
+    assert regimes == {True, False}
+    assert table["modality"].count("image") == 2
+    assert manifest.num_online == 5
+    longer = table["num_tokens"].index(max(table["num_tokens"]))
+    assert table["predicted_flops"][longer] == max(table["predicted_flops"])
+
+
+def test_samples_come_back_as_they_were_read(library: Library, tmp_path: Path) -> None:
+    manifest = library.manifest(ROWS, tmp_path)
+    sample = manifest.sample(6)
+    assert sample.sample_id == "rows:6"
+    assert [medium.path for medium in sample.media] == ["new_picture.png", "new_other.jpg"]
+    assert [turn.text for turn in sample.turns] == ["<image> and <image>: same?", "No."]
+    clip = manifest.sample(10).media[0]
+    assert (clip.start_s, clip.end_s, clip.reduced) == (8.0, 15.0, False)
+    assert manifest.sample(3).media[0].reduced
+
+
+BAD_ROWS = [
+    row("<video>\nWhat?", "That.", video="gone.mp4"),
+    row("<video>\nWhat?", "That.", video="broken.mp4"),
+    row("<image>\nWhat?", "That.", image="new_broken.jpg"),
+    row("What?\n<video>", "That.", video="short.mp4"),
+    row("<video>\nWhat?", "That.", video="short.mp4", start=900, end=901),
+    row("<video>\nWhat?", "That.", video="new_folder", start=0, end=1),
+    {"id": 4, "conversations": [{"from": "human", "value": "What?"}]},
+]
+
+
+def test_what_is_left_out_is_named_and_nothing_takes_its_place(library: Library, tmp_path: Path) -> None:
+    manifest = library.manifest(BAD_ROWS, tmp_path)
+    assert manifest.table["sample_id"].to_pylist() == ["rows:3"]
+    left_out = {entry["sample_id"]: entry for entry in manifest.quarantine.to_pylist()}
+    causes = {name: entry["cause"] for name, entry in left_out.items()}
+    assert causes == {
+        "rows:0": "Missing",
+        "rows:1": "NotAVideo",
+        "rows:2": "NotAPicture",
+        "rows:4": "bad clip",
+        "rows:5": "bad clip",
+        "rows:6": "no answer",
+    }
+    assert left_out["rows:0"]["row"] == 0
+    assert left_out["rows:0"]["file"] == str(tmp_path / "rows.json")
+    assert "gone.mp4" in left_out["rows:0"]["message"]
+    report = manifest.files[0]
+    assert (report.rows, report.kept, report.repairs) == (7, 1, {"marker moved": 1})
+    assert "7 rows, 1 samples; left out: 1 Missing, 1 NotAPicture, 1 NotAVideo, 2 bad clip, 1 no answer" in (
+        manifest.summary()
+    )
+
+
+def folders(path: Path) -> list[Path]:
+    return list((path / "manifests").iterdir()) if (path / "manifests").exists() else []
+
+
+def test_too_many_left_out_rows_stop_the_run(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows:0"):
+        library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.5)
+    assert folders(tmp_path) == []
+
+
+def test_an_empty_split_is_refused(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="empty split: none of 1 rows can be learned from .*1 Missing"):
+        library.manifest(BAD_ROWS[:1], tmp_path)
+    with pytest.raises(UserError, match="empty split: none of 0 rows"):
+        library.manifest([], tmp_path)
+    assert folders(tmp_path) == []
+
+
+def test_a_sample_longer_than_a_bin_stops_the_run_or_is_left_out_but_is_never_cut(
+    library: Library, tmp_path: Path
+) -> None:
+    rows = [row("Short?", "Yes."), row("word " * 900, "Long.")]
+    with pytest.raises(UserError, match=r"rows.json: row 1 has \d+ text and 0 visual tokens; a sample may have 500; shorten"):
+        library.manifest(rows, tmp_path, max_tokens=500)
+    assert folders(tmp_path) == []
+    manifest = library.manifest(rows, tmp_path, max_tokens=500, on_too_long="quarantine")
+    assert manifest.quarantine["cause"].to_pylist() == ["too long"]
+    no_room = [*rows[:1], row("<video>\n" + "word " * 500, "Long.", video="short.mp4")]
+    with pytest.raises(UserError, match="row 1 has .* no room for its media beside the text"):
+        library.manifest(no_room, tmp_path / "other", max_tokens=4096)
+
+
+def test_unknown_keys_and_invalid_json_write_nothing(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="row 1 has 'QA'"):
+        library.manifest([ROWS[0], row("a", "b", QA=[])], tmp_path)
+    assert folders(tmp_path) == []
+    assert len(library.manifest([ROWS[0], row("a", "b", QA=[])], tmp_path, ignore_keys=("QA",))) == 2
+
+
+def test_the_same_inputs_are_not_read_again(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = library.manifest(ROWS[:3], tmp_path)
+    monkeypatch.setattr(manifest_builder, "read_rows", None)
+    again = library.manifest(ROWS[:3], tmp_path)
+    assert (again.uri, again.digest) == (first.uri, first.digest)
+    assert again.table.equals(first.table)
+    assert open_manifest(first.uri).digest == first.digest
+    monkeypatch.undo()
+    elsewhere = library.manifest(ROWS[:3], tmp_path / "elsewhere")
+    # another place of the files is another key, but the samples are the same
+    assert elsewhere.digest == first.digest
+
+
+@pytest.mark.parametrize("change", ["rows", "settings", "config", "tokenizer", "store"])
+def test_whatever_decides_the_content_is_in_the_key(library: Library, tmp_path: Path, change: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS[:2]))
+    files = [AnnotationFile(f"file://{path}", f"file://{library.media}")]
+    arguments: dict[str, Any] = {
+        "files": files,
+        "config": library.model.config,
+        "tokenizer": library.tokenizer,
+        "store": library.stored,
+        "settings": ManifestSettings(1024),
+    }
+    key = manifest_builder.manifest_key(**arguments)
+    assert manifest_builder.manifest_key(**arguments) == key
+    if change == "rows":
+        path.write_text(json.dumps(ROWS[:3]))
+    else:
+        arguments[change] = {
+            "settings": ManifestSettings(1000),
+            "config": LongVUConfig(**library.model.config.to_dict() | {"dino_threshold": 0.7}),
+            "tokenizer": build_tiny_tokenizer("qwen", 600),
+            "store": None,
+        }[change]
+    assert manifest_builder.manifest_key(**arguments) != key
+
+
+def build(library: Library, tmp_path: Path, **changes: Any) -> Manifest:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS[3:4]))
+    config = LongVUConfig(**library.model.config.to_dict() | changes)
+    files = [AnnotationFile(f"file://{path}", f"file://{library.media}")]
+    return build_manifest(
+        str(tmp_path / "manifests"), files, config, library.tokenizer, library.stored, ManifestSettings(1024)
+    )
+
+
+def test_a_threshold_above_the_stores_is_refused(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"below a similarity of 0.9, the model keeps frames below 0.999.*extract"):
+        build(library, tmp_path, dino_threshold=0.999)
+    assert folders(tmp_path) == []
+
+
+def test_published_semantics_cannot_be_planned(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train with semantics='corrected'"):
+        build(library, tmp_path, semantics="published")
