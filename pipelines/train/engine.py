@@ -1,0 +1,354 @@
+"""What turns bins into optimiser steps: the interface of all engines, and the one in plain torch.
+
+An engine owns the model's weights while it trains. Every rank gives it its own bins and the number of targets in the
+whole global batch; gradients are summed over ranks and divided by that number, so they do not depend on how the batch
+was dealt. Ranks may have different numbers of bins, none included.
+
+:class:`TorchEngine` keeps everything on every rank and says plainly what is computed; it is the oracle of
+:class:`pipelines.train.deepspeed_engine.DeepSpeedEngine`, and fast enough for a laptop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.packing import PACKED_SDPA, packed_forward, use_packed_attention
+from pipelines.config import Config, setting
+from pipelines.train import engine_state, stages
+from pipelines.train.collate import Bin
+from pipelines.train.engine_state import Piece
+from pipelines.train.loss import CHUNK_TARGETS, target_losses
+
+
+class EngineSettings(Config):
+    """How the optimiser step is computed. Results agree between kinds and ZeRO stages up to rounding."""
+
+    kind: Literal["torch", "deepspeed"] = setting("torch", about="plain torch, or DeepSpeed", in_digest=False)
+    zero_stage: Literal[0, 1, 2, 3] = setting(
+        2, about="what DeepSpeed spreads over workers: 1 moments, 2 gradients too, 3 weights too", in_digest=False
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", about="number format of weights and activations; bfloat16 keeps float32 weights in the optimiser"
+    )
+    attention: str = setting(PACKED_SDPA, about="attention of packed rows, or flash_attention_2", in_digest=False)
+    gradient_checkpointing: bool = setting(False, about="recompute layers in the backward pass", in_digest=False)
+    chunk_targets: int = setting(CHUNK_TARGETS, about="targets whose logits exist at a time", ge=1, in_digest=False)
+    bucket_elements: int = setting(
+        200_000_000, about="gradient elements that DeepSpeed reduces at a time", ge=1, in_digest=False
+    )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.precision == "float32" else torch.bfloat16
+
+
+@dataclass(frozen=True)
+class BinResult:
+    """Losses of one bin, per sample in its order, before they are read from the device."""
+
+    bin: Bin
+    num_tokens: int
+    loss_sums: Tensor
+    """float32 (samples,), sum of the token losses of each sample."""
+    num_targets: list[int]
+
+
+@dataclass(frozen=True)
+class SampleLoss:
+    """What a sample contributed."""
+
+    index: int
+    sample_id: str
+    modality: str
+    loss_sum: float
+    num_targets: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimiser step.
+
+    Attributes:
+        loss: mean token loss of the global batch, the same on every rank.
+        grad_norm: norm of the gradient before clipping, the same on every rank.
+        num_tokens: tokens in this rank's rows.
+        samples: this rank's samples.
+    """
+
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    samples: Sequence[SampleLoss]
+
+
+class Engine(ABC):
+    """Weights, gradients and optimiser of one rank.
+
+    A step is :meth:`backward`, then :meth:`update` or :meth:`discard`; all ranks take part in each of them.
+
+    Args:
+        model: made ready by :func:`pipelines.train.stages.apply`; moved to ``device`` and ``settings.precision``.
+        stage: learning rates and optimiser.
+    """
+
+    def __init__(
+        self, model: LongVUForConditionalGeneration, stage: stages.Stage, settings: EngineSettings, device: torch.device
+    ) -> None:
+        self.model, self.stage, self.settings, self.device = model, stage, settings, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        for parameter in model.parameters():  # buffers, the rotary frequencies among them, stay float32
+            parameter.data = parameter.data.to(device, settings.dtype)
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
+        use_packed_attention(model, settings.attention)
+        model.train()
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        # peft names, canonical names: what checkpoints and reports call a parameter
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    @abstractmethod
+    def backward(self, bins: Sequence[Bin], global_target_tokens: int) -> list[BinResult]:
+        """Add the gradient of this rank's share of a global batch.
+
+        Args:
+            bins: this rank's micro-batches.
+            global_target_tokens: targets of the global batch over all ranks, what the sum of losses is divided by.
+        """
+
+    @abstractmethod
+    def update(self, lr_factor: float) -> float:
+        """One optimiser step with the gradient so far, at ``lr_factor`` times the peak rates; the gradient's norm."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the gradient so far: a batch that is to be left out."""
+
+    @abstractmethod
+    def forward(self, bins: Sequence[Bin]) -> list[BinResult]:
+        """Losses without gradients; ranks may have different numbers of bins."""
+
+    @abstractmethod
+    def gradients(self) -> dict[str, Tensor]:
+        """Whole gradients by parameter name, after :meth:`backward`; the same on every rank. For tests and reports."""
+
+    @abstractmethod
+    def pieces(self) -> list[Piece]:
+        """What this rank holds of the trained weights and their moments, in place."""
+
+    @abstractmethod
+    def _loaded(self, steps: int) -> None:
+        """The pieces were written to: bring the model's weights and the optimiser's count of steps in line."""
+
+    @abstractmethod
+    def consolidated_state_dict(self) -> dict[str, Tensor] | None:
+        """Rank 0: the whole model's weights on the CPU, adapters merged, in ``precision``; other ranks: None."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Optimiser steps done."""
+
+    def step(self, bins: Sequence[Bin], global_target_tokens: int, lr_factor: float = 1.0) -> StepResult:
+        """:meth:`backward` and :meth:`update`."""
+        results = self.backward(bins, global_target_tokens)
+        return self.result(results, global_target_tokens, self.update(lr_factor))
+
+    def result(self, results: Sequence[BinResult], global_target_tokens: int, grad_norm: float) -> StepResult:
+        """What a step's bins amount to; a collective, for the loss is that of all ranks."""
+        samples = sample_losses(results)
+        total = torch.tensor([sum(sample.loss_sum for sample in samples)], dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        loss = total.item() / max(1, global_target_tokens)
+        return StepResult(loss, grad_norm, sum(result.num_tokens for result in results), samples)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """This rank's part of a checkpoint, copied to the CPU: from here on training may go on."""
+        return engine_state.snapshot(self.pieces())
+
+    def save(self, folder: str | Path) -> None:
+        """Write this rank's shard into a folder that exists; it is complete when every rank has."""
+        engine_state.write_shard(folder, self.snapshot(), self.rank, self.world_size, self.steps, self.shapes())
+
+    def load(self, folder: str | Path) -> None:
+        """Go on from a checkpoint that any engine wrote with any number of workers.
+
+        Raises:
+            CheckpointMismatch: shards are missing, or the parameters are others; nothing was changed.
+        """
+        self._loaded(engine_state.read_pieces(folder, self.pieces(), self.shapes()))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every trained parameter."""
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.trained.items()}
+
+
+class TorchEngine(Engine):
+    """Everything on every rank; gradients summed by one all-reduce per step."""
+
+    def __init__(
+        self,
+        model: LongVUForConditionalGeneration,
+        stage: stages.Stage,
+        settings: EngineSettings,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(model, stage, settings, device or torch.device("cpu"))
+        self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
+        groups = [
+            {"params": [self.masters[name] for name in group["names"]], "lr": group["lr"], "peak_lr": group["lr"]}
+            for group in stages.parameter_groups(model, stage)
+        ]
+        self.optimizer = adamw(groups, stage)
+        fill_moments(self.optimizer, self.masters.values())
+        self._reduced = False
+
+    def backward(self, bins: Sequence[Bin], global_target_tokens: int) -> list[BinResult]:
+        results = []
+        for one in bins:
+            if not one.samples:
+                continue
+            result, loss = bin_loss(self.model, one, self.settings.chunk_targets)
+            if loss.requires_grad:
+                (loss / max(1, global_target_tokens)).backward()  # type: ignore[no-untyped-call]
+            for name, parameter in self.trained.items():
+                _move_gradient(parameter, self.masters[name])
+            results.append(result)
+        return results
+
+    def update(self, lr_factor: float) -> float:
+        self._reduce()
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.stage.clip_norm or float("inf"))
+        set_learning_rates(self.optimizer.param_groups, lr_factor)
+        self.optimizer.step()
+        self.discard()
+        self._copy_masters()
+        return norm.item()
+
+    def discard(self) -> None:
+        self.optimizer.zero_grad()
+        self._reduced = False
+
+    @torch.no_grad()
+    def forward(self, bins: Sequence[Bin]) -> list[BinResult]:
+        return [bin_loss(self.model, one, self.settings.chunk_targets)[0] for one in bins if one.samples]
+
+    def gradients(self) -> dict[str, Tensor]:
+        self._reduce()
+        return {name: master.grad.clone() for name, master in self.masters.items() if master.grad is not None}
+
+    def pieces(self) -> list[Piece]:
+        """All of every parameter is here, but each rank answers for its share only."""
+        pieces = []
+        for name, master in self.masters.items():
+            moments = {key: self.optimizer.state[master][key].view(-1) for key in engine_state.MOMENTS}
+            pieces.append(Piece(name, 0, {"master": master.detach().view(-1), **moments}))
+        return pieces
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return engine_state.snapshot([piece.share(self.rank, self.world_size) for piece in self.pieces()])
+
+    @property
+    def steps(self) -> int:
+        return int(self.optimizer.state[next(iter(self.masters.values()))]["step"])
+
+    def _loaded(self, steps: int) -> None:
+        set_steps(self.optimizer, self.masters.values(), steps)
+        self._copy_masters()
+
+    def consolidated_state_dict(self) -> dict[str, Tensor] | None:
+        if self.rank:
+            return None
+        return {name: tensor.detach().cpu().clone() for name, tensor in stages.merged_state_dict(self.model).items()}
+
+    def _reduce(self) -> None:
+        """Sum the gradients of all ranks, once; parameters that no bin used get zeros, as their moments must decay."""
+        if self._reduced:
+            return
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        if self.world_size > 1:
+            gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            dist.all_reduce(flat)
+            for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+        self._reduced = True
+
+    @torch.no_grad()
+    def _copy_masters(self) -> None:
+        for name, parameter in self.trained.items():
+            if self.masters[name] is not parameter:
+                parameter.copy_(self.masters[name])
+
+
+def bin_loss(model: LongVUForConditionalGeneration, one: Bin, chunk_targets: int) -> tuple[BinResult, Tensor]:
+    """A bin's sum of token losses, and what it is made of."""
+    hidden_SC, row = packed_forward(model.model, one.inputs)
+    losses_N = target_losses(hidden_SC, row.targets_S, model.lm_head, chunk_targets)
+    return bin_result(one, row.targets_S, row.lengths, losses_N), losses_N.sum()
+
+
+def bin_result(one: Bin, targets_S: Tensor, lengths: Sequence[int], losses_N: Tensor) -> BinResult:
+    """Losses of all targets of a row -> their sums for each sample."""
+    counts = [int((targets >= 0).sum()) for targets in targets_S.split(list(lengths))]
+    sums = [losses.sum() for losses in losses_N.detach().split(counts)]
+    return BinResult(one, sum(lengths), torch.stack(sums), counts)
+
+
+def sample_losses(results: Sequence[BinResult]) -> list[SampleLoss]:
+    """The losses of all samples, read from the device."""
+    losses = []
+    for result in results:
+        sums = zip(result.bin.samples, result.loss_sums.tolist(), result.num_targets, strict=True)
+        losses += [SampleLoss(s.index, s.sample_id, s.modality, total, count) for s, total, count in sums]
+    return losses
+
+
+def adamw(groups: list[dict[str, Any]], stage: stages.Stage) -> torch.optim.AdamW:
+    """The published optimiser."""
+    return torch.optim.AdamW(groups, betas=stage.betas, eps=stage.epsilon, weight_decay=stage.weight_decay)
+
+
+def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
+    for group in groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def fill_moments(optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor]) -> None:
+    """Give every tensor its moments now, so that a checkpoint of step 0 is like any other."""
+    for tensor in tensors:
+        moments = {kind: torch.zeros_like(tensor, requires_grad=False) for kind in engine_state.MOMENTS}
+        optimizer.state[tensor] = {"step": torch.tensor(0.0), **moments}
+
+
+def set_steps(optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor], steps: int) -> None:
+    for tensor in tensors:
+        optimizer.state[tensor]["step"] = torch.tensor(float(steps))
+
+
+def _master(parameter: torch.nn.Parameter) -> Tensor:
+    """The float32 weights that the optimiser updates: the parameter itself if it is float32."""
+    return parameter if parameter.dtype == torch.float32 else parameter.detach().float().requires_grad_()
+
+
+def _move_gradient(parameter: torch.nn.Parameter, master: Tensor) -> None:
+    """Add a half-precision gradient to the float32 one, so that many micro-batches do not round each other away."""
+    if master is parameter or parameter.grad is None:
+        return
+    gradient = parameter.grad.float()
+    master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+    parameter.grad = None

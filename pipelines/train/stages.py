@@ -1,0 +1,245 @@
+"""The two published training stages, and what they do to a model: which parts learn, how fast, on which token grid.
+
+A stage is a frozen configuration object. :func:`apply` makes a model ready for it: token grids and thresholds, the
+windows of the aggregator (from the image stage's one token to the video stage's 2 x 2, whose position tables start
+from N(0, 1), as in the release), adapters, and ``requires_grad`` of every parameter. SEMANTICS section 16.4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from longvu_model.aggregator import KeyValue
+from longvu_model.modeling import LongVUForConditionalGeneration
+from pipelines.config import Config, setting
+from pipelines.errors import UserError
+
+Part = Literal["towers", "aggregator", "projector", "newline", "embeddings", "language_model", "head"]
+
+# The first prefix that fits a parameter's name decides.
+PARTS: dict[Part, str] = {
+    "towers": "model.towers.",
+    "aggregator": "model.aggregator.",
+    "projector": "model.frame_tokens.projector.",
+    "newline": "model.frame_tokens.newline",
+    "embeddings": "model.language_model.embed_tokens.",
+    "language_model": "model.language_model.",
+    "head": "lm_head.",
+}
+
+
+class LoraSettings(Config):
+    """Low-rank adapters in the language model, whose own weights are then frozen."""
+
+    rank: int = setting(16, about="rank of the update", ge=1)
+    alpha: float = setting(32.0, about="scale: the update is multiplied by alpha / rank", gt=0)
+    dropout: float = setting(0.0, about="dropout before the adapter", ge=0, lt=1)
+    learning_rate: float = setting(2e-4, about="peak learning rate of the adapters", gt=0)
+    targets: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        about="names of the linear layers that get an adapter",
+        min_length=1,
+    )
+
+
+class Stage(Config):
+    """What is trained, on what, how fast. The defaults are the published video stage's."""
+
+    name: Literal["image", "video"] = setting("video", about="which of the two stages; decides the token grids")
+    frozen: tuple[Part, ...] = setting(("towers",), about="parts that keep their weights")
+    learning_rate: float = setting(5e-6, about="peak learning rate", gt=0)
+    part_learning_rates: dict[Part, float] = setting({}, about="peak learning rates of parts that differ")
+    lora: LoraSettings | None = setting(None, about="train adapters instead of the language model; null: no adapters")
+    full_grid: int | None = setting(
+        None, about="side of a full-resolution frame in tokens; null: the towers' grid for images, half of it for video"
+    )
+    low_grid: int | None = setting(
+        None, about="side of a low-resolution frame in tokens; null: a third of the towers' grid", ge=1
+    )
+    max_sequence_length: int = setting(8192, about="tokens of one sample at most", ge=1)
+    dino_threshold: float = setting(0.83, about="a frame is kept below this similarity to its window")
+    drop_threshold: float = setting(0.8, about="a token is kept below this similarity to its chunk's first frame")
+    global_batch_samples: int = setting(64, about="samples per optimiser step, over all workers", ge=1)
+    epochs: int = setting(1, about="passes over the samples", ge=1)
+    warmup_ratio: float = setting(0.03, about="share of the steps in which the learning rate rises", ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = setting("cosine", about="learning rate after warm-up")
+    weight_decay: float = setting(0.0, about="AdamW's weight decay", ge=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), about="AdamW's averages")
+    epsilon: float = setting(1e-8, about="AdamW's epsilon", gt=0)
+    clip_norm: float = setting(1.0, about="largest norm of the gradient; 0 for no limit", ge=0)
+    ema_decay: float | None = setting(None, about="average of the weights per step, e.g. 0.999; null: none", gt=0, lt=1)
+    seed: int = setting(0, about="seed of weights that the stage introduces", ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        both = sorted(set(self.part_learning_rates) & set(self.frozen))
+        if both:
+            raise ValueError(f"part_learning_rates names {both}, which are frozen: remove them from one of the two")
+        if any(rate <= 0 for rate in self.part_learning_rates.values()):
+            raise ValueError(f"part_learning_rates={self.part_learning_rates}: must be > 0; freeze a part with frozen")
+        if self.lora is not None and "language_model" in self.part_learning_rates:
+            raise ValueError("part_learning_rates.language_model has no effect with lora: set lora.learning_rate")
+        return self
+
+    def lr_factor(self, step: int, total_steps: int) -> float:
+        """What peak learning rates are multiplied by in a step.
+
+        Args:
+            step: optimiser steps done before it; the first step's factor is 0 if there is warm-up, as in the release.
+            total_steps: optimiser steps of the stage.
+        """
+        warmup = math.ceil(total_steps * self.warmup_ratio)
+        if step < warmup:
+            return step / warmup
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def image_stage(**changes: Any) -> Stage:
+    """The published image stage: full token grid, no low resolution, 4 samples on each of 64 devices."""
+    return Stage(**{"name": "image", "learning_rate": 1e-5, "global_batch_samples": 256, **changes})
+
+
+def video_stage(**changes: Any) -> Stage:
+    """The published video stage: half the token grid, mixed resolution, 1 sample on each of 64 devices."""
+    return Stage(**{"name": "video", **changes})
+
+
+def part_of(name: str) -> Part:
+    """The part that a parameter of :class:`LongVUForConditionalGeneration` belongs to.
+
+    Raises:
+        ValueError: no part has such a parameter.
+    """
+    for part, prefix in PARTS.items():
+        if name.startswith(prefix):
+            return part
+    raise ValueError(f"parameter {name!r} belongs to none of the parts {', '.join(PARTS)}")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to a low-rank adapter."""
+    return ".lora_" in name
+
+
+def apply(model: LongVUForConditionalGeneration, stage: Stage) -> None:
+    """Make a model ready for a stage, in place.
+
+    Raises:
+        UserError: the model's weights do not fit the stage's token grids, or nothing would be trained.
+    """
+    _set_grids(model, stage)
+    if stage.lora is not None:
+        _add_adapters(model, stage.lora)
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        learns = part not in stage.frozen and not (stage.lora is not None and part == "language_model")
+        parameter.requires_grad_(learns or is_adapter(name))
+    if model.lm_head.weight is model.get_input_embeddings().weight and ("head" in stage.frozen) != (
+        "embeddings" in stage.frozen
+    ):
+        raise UserError("frozen: this model's head and embeddings are one tensor; name both of them or none")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"frozen={list(stage.frozen)}: nothing is left to train; remove a part")
+
+
+def parameter_groups(model: LongVUForConditionalGeneration, stage: Stage) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate, as torch optimisers take them; ``lr`` is the peak.
+
+    Every group has a ``name`` (parts joined by "+") and ``names``, those of its parameters.
+    """
+    groups: dict[float, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = part_of(name)
+        rate = stage.part_learning_rates.get(part, stage.learning_rate)
+        if stage.lora is not None and is_adapter(name):
+            rate, part = stage.lora.learning_rate, "language_model"
+        group = groups.setdefault(rate, {"params": [], "lr": rate, "names": [], "parts": []})
+        group["params"].append(parameter)
+        group["names"].append(name)
+        if part not in group["parts"]:
+            group["parts"].append(part)
+    return list(groups.values())
+
+
+@torch.no_grad()
+def merged_state_dict(model: LongVUForConditionalGeneration) -> dict[str, Tensor]:
+    """The model's weights under their usual names, adapters added to what they adapt; the model stays as it is."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    deltas = {
+        f"{name}.weight": module.get_delta_weight(adapter)  # type: ignore[attr-defined]  # the linear layer's
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+        for adapter in module.active_adapters
+    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if is_adapter(name):
+            continue
+        plain = name.replace(".base_layer.", ".")
+        delta = deltas.get(plain)
+        state[plain] = tensor if delta is None else (tensor.float() + delta.float()).to(tensor.dtype)
+    return state
+
+
+def _set_grids(model: LongVUForConditionalGeneration, stage: Stage) -> None:
+    config = model.config
+    video = stage.name == "video"
+    full_grid = stage.full_grid or (config.token_grid // 2 if video else config.token_grid)
+    low_grid = stage.low_grid or config.token_grid // 3
+    if config.token_grid % full_grid:
+        raise UserError(f"full_grid={full_grid} must divide the towers' grid of {config.token_grid} tokens a side")
+    if len(config.query_grids) > 1:
+        raise UserError(f"query_grids={config.query_grids}: stages of models with several query grids are not defined")
+    window = (config.token_grid // full_grid) ** 2
+    generator = torch.Generator().manual_seed(stage.seed)
+    for module in model.model.aggregator.modules():
+        if isinstance(module, KeyValue):
+            _set_window(module, window, generator)
+    config.full_grid, config.query_grids, config.low_grid = full_grid, [full_grid], low_grid
+    config.mixed_resolution = video
+    config.max_sequence_length = stage.max_sequence_length
+    config.dino_threshold, config.drop_threshold = stage.dino_threshold, stage.drop_threshold
+
+
+def _set_window(module: KeyValue, window: int, generator: torch.Generator) -> None:
+    """Give a window of more than one token its position table, which a stage of single tokens does not have."""
+    table, gain = module.pos_embed, module.key_norm_weight
+    has = 1 if table is None else len(table)
+    if has == window:
+        return
+    if has != 1:
+        raise UserError(
+            f"the checkpoint was trained with windows of {has} tower tokens and the stage asks for {window}: "
+            f"windows can only grow from 1; start from an image-stage checkpoint, or set full_grid to fit"
+        )
+    values = torch.randn(window, len(gain), generator=generator)
+    module.pos_embed = nn.Parameter(values.to(gain.device, gain.dtype))
+
+
+def _add_adapters(model: LongVUForConditionalGeneration, lora: LoraSettings) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if any(is_adapter(name) for name, _ in model.named_parameters()):
+        return
+    names = "|".join(lora.targets)
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a factor, annotated as int
+        lora_dropout=lora.dropout,
+        target_modules=rf"model\.language_model\.layers\..*\.({names})",
+    )
+    try:
+        inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise UserError(f"lora.targets={list(lora.targets)}: no such layers in the language model") from error
