@@ -9,18 +9,21 @@ Patch filters. The patch convolution measures the low-frequency cosine coefficie
 (light-dark, red-blue, green-magenta) and writes them along random orthonormal directions of the residual stream. The
 padding around a wide frame is the mean colour, hence zero in all of them: it adds nothing to a similarity.
 
-DINOv2 then does three things to the coefficients of a patch:
+DINOv2 then does four things to the coefficients of a patch:
 
-1. Divisive normalisation. Two channels carry a constant ±``PEDESTAL`` that only the norms see: LayerNorm divides by
-   sqrt(pedestal^2 + contrast^2), which is close to linear, instead of blowing faint texture up to full strength.
-   The final norm removes the pedestal.
+1. Divisive normalisation. Eight channels carry the position as waves of constant energy, ``PEDESTAL`` squared times
+   two: LayerNorm divides by sqrt(pedestal^2 + contrast^2), which is close to linear, instead of blowing faint texture
+   up to full strength. Nothing but the norms and step 4 sees these channels; the final norm removes them.
 2. Rectified light. The MLP of the first block cancels most of the light-dark signal where it is negative: darkness,
    which looks the same in all dark scenes, says little; lit things say much. It is a ReLU made of one sharp GELU.
-3. Partial centring. Attention of the last block, nearly uniform, subtracts a part of the frame's mean, so that two
-   frames are compared more by their layout than by their overall tint.
+3. Complex cells. The same MLP adds, in a channel each, how saturated a patch is and how much texture it has: sums of
+   magnitudes. They stay what they are when a hue runs along a bar or a striped pullover moves by half a stripe.
+4. Pooling and centring. Of the last block's heads one adds the mean over near patches, so that a small motion changes
+   little, and one, nearly uniform, subtracts the frame's mean, so that two frames are compared by their layout rather
+   than by their overall tint.
 
 Gains favour colour over light (it varies less within a scene, and more between scenes) and large forms over detail
-(which motion decorrelates). Everything else is small noise around zero: positions, attention and MLP weights.
+(which motion decorrelates). Everything else is small noise around zero: attention and MLP weights.
 
 SigLIP gets the same filters, whitened, so that colour and shape within a patch survive for training.
 
@@ -41,12 +44,18 @@ from torch.nn import functional
 from longvu_model.towers import DinoTower, Mlp, SiglipTower, Towers, VisionBlock
 
 NOISE_STD = 0.02
-PEDESTAL = 8.0
+PEDESTAL = 14.0
 RECTIFIER_SHARPNESS = 8.0
-DARK_GAIN = 0.15
-CENTRING = 0.7
-DINO_CHROMA_GAIN = 2.25
-DINO_DETAIL_GAIN = 0.2
+DARK_GAIN = 0.14
+SATURATION_GAIN = 0.75
+TEXTURE_GAIN = 0.4
+POOLING = 0.6
+# Standard deviation of the neighbourhood in patches.
+POOLING_WIDTH = 1.0
+# Of the magnitudes, which are never negative, more of the mean must stay, or frames are compared by noise.
+MAGNITUDE_CENTRING = 0.1
+DINO_CHROMA_GAIN = 1.9
+DINO_DETAIL_GAIN = 0.15
 # SigLIP normalises pixels by 0.5 where DINOv2 uses about 0.225.
 SIGLIP_GAIN = 2.0
 SIGLIP_CHROMA_GAIN = 2.0
@@ -59,7 +68,8 @@ def initialize_towers(towers: Towers, seed: int = 0) -> None:
     """Overwrite all weights of both towers, in place; the result depends on ``seed`` and the shapes alone.
 
     Raises:
-        ValueError: a tower is too narrow for colour filters, or DINOv2 has fewer than two blocks or a gated MLP.
+        ValueError: a tower is too narrow for colour filters, or DINOv2 has fewer than two blocks or heads, narrow heads
+            or a gated MLP.
     """
     generator = torch.Generator().manual_seed(seed)
     _initialize_siglip(towers.siglip, generator)
@@ -76,39 +86,102 @@ def _initialize_siglip(tower: SiglipTower, generator: torch.Generator) -> None:
 
 def _initialize_dino(tower: DinoTower, generator: torch.Generator) -> None:
     first, last = cast(VisionBlock, tower.blocks[0]), cast(VisionBlock, tower.blocks[-1])
-    rectifier = first.mlp
-    if len(tower.blocks) < 2 or not isinstance(rectifier, Mlp):
+    cells = first.mlp
+    if len(tower.blocks) < 2 or not isinstance(cells, Mlp):
         raise ValueError(
             f"a DINOv2 of {len(tower.blocks)} blocks with {type(first.mlp).__name__}: these weights need at least "
             "2 blocks and a plain MLP (num_hidden_layers >= 2, use_swiglu_ffn=False)"
         )
     _fill_with_noise(tower, generator)
-    content = tower.width - 2
+    content = tower.width - 2 * _WAVES
+    filters, order, chroma = patch_filters(tower, most=content - 3)
+    if tower.width // last.num_heads < _POOLED or last.num_heads < 2:
+        raise ValueError(
+            f"a DINOv2 of {last.num_heads} heads of {tower.width // last.num_heads} channels: these weights need at "
+            f"least 2 heads of {_POOLED} (num_attention_heads, hidden_size)"
+        )
+    _keep_out_of(tower, content)
+    _write_positions(tower, content)
+    gain = torch.where(chroma, DINO_CHROMA_GAIN, 1.0) * torch.where(order > 0, DINO_DETAIL_GAIN, 1.0)
+    directions = _orthonormal_directions(content, len(filters) + 2, generator)
+    simple, magnitudes = directions[:, : len(filters)], directions[:, len(filters) :]
+    tower.patch.weight.zero_()
+    tower.patch.weight[:content] = torch.einsum("dk,kcij->dcij", simple * gain, filters)
+    tower.norm.weight[content:] = 0
+    _make_cells(cells, simple / gain, magnitudes, chroma, simple[:, 0])
+    _make_pooling(tower, last, torch.cat([simple[:, : _POOLED - 2], magnitudes], dim=1))
+
+
+# Channels of the position, each with its negative beside it so that their mean is zero: cos x, sin x, cos y, sin y.
+_WAVES = 4
+# Pooled channels: the first two orders of three colours, saturation and texture.
+_POOLED = 11
+
+
+def _keep_out_of(tower: DinoTower, content: int) -> None:
+    """Let no noise read or write the channels from ``content`` on: a constant that would make all frames alike."""
     for linear in (module for module in tower.modules() if isinstance(module, nn.Linear)):
-        # The pedestal is the same everywhere; noise that reads it would be a constant, and make all frames alike.
         if linear.in_features == tower.width:
             linear.weight[:, content:] = 0
         if linear.out_features == tower.width:
             linear.weight[content:] = 0
-    tower.position[:, content:] = 0
+    tower.position[:, :, content:] = 0
     tower.class_token[..., content:] = 0
 
-    filters, order, chroma = patch_filters(tower, most=content - 1)
-    gain = torch.where(chroma, DINO_CHROMA_GAIN, 1.0) * torch.where(order > 0, DINO_DETAIL_GAIN, 1.0)
-    directions = _orthonormal_directions(content, len(filters), generator)
-    tower.patch.weight.zero_()
-    tower.patch.weight[:content] = torch.einsum("dk,kcij->dcij", directions * gain, filters)
-    assert tower.patch.bias is not None
-    tower.patch.bias[content:] = torch.tensor([PEDESTAL, -PEDESTAL])
-    tower.norm.weight[content:] = 0
 
-    # What LayerNorm divides by where there is no contrast.
-    norm_scale = PEDESTAL * math.sqrt(2 / tower.width)
-    light = directions[:, 0]
-    rectifier.fc1.weight[0, :content] = -RECTIFIER_SHARPNESS * light
-    rectifier.fc2.weight[:content, 0] = (1 - DARK_GAIN) * norm_scale / RECTIFIER_SHARPNESS * light
-    last.value.weight[:content, :content] += torch.eye(content)
-    last.out.weight[:content, :content] -= CENTRING * norm_scale * torch.eye(content)
+def _write_positions(tower: DinoTower, content: int) -> None:
+    """Half a wave over the picture's width and one over its height: near patches have similar ones."""
+    side = math.isqrt(tower.position.shape[1] - 1)
+    angle = math.pi / side * (torch.arange(side) + 0.5)
+    y, x = torch.meshgrid(angle, angle, indexing="ij")
+    waves = torch.stack([x.cos(), x.sin(), y.cos(), y.sin()], dim=-1).view(-1, _WAVES)
+    waves = torch.cat([torch.tensor([[1.0, 0.0, 1.0, 0.0]]), waves])
+    tower.position[0, :, content:] = PEDESTAL / math.sqrt(2) * torch.cat([waves, -waves], dim=1)
+
+
+def _norm_scale(width: int) -> float:
+    """What LayerNorm divides by where there is no contrast."""
+    return PEDESTAL * math.sqrt(2 / width)
+
+
+def _make_cells(cells: Mlp, read_DK: Tensor, magnitudes_D2: Tensor, chroma_K: Tensor, light_D: Tensor) -> None:
+    """Rectified light in one hidden unit; saturation and texture from two units per coefficient, |x| = r(x) + r(-x).
+
+    Args:
+        read_DK: reads coefficient k as the picture has it, without the patch filter's gain.
+    """
+    content = len(read_DK)
+    scale = _norm_scale(cells.fc1.in_features) / RECTIFIER_SHARPNESS
+    cells.fc1.weight[0, :content] = -RECTIFIER_SHARPNESS * light_D
+    cells.fc2.weight[:content, 0] = (1 - DARK_GAIN) * scale * light_D
+    saturation, texture = magnitudes_D2.T
+    mean_colour = [(k, SATURATION_GAIN * DINO_CHROMA_GAIN * saturation) for k in (1, 2)]
+    slopes = [(k, TEXTURE_GAIN * texture) for k in range(3, 9)]
+    for pair, (k, write_D) in enumerate(mean_colour + slopes):
+        for unit, sign in ((2 * pair + 1, 1.0), (2 * pair + 2, -1.0)):
+            cells.fc1.weight[unit, :content] = sign * RECTIFIER_SHARPNESS * read_DK[:, k]
+            cells.fc2.weight[:content, unit] = scale * write_D
+
+
+def _make_pooling(tower: DinoTower, block: VisionBlock, pooled_DK: Tensor) -> None:
+    """Head 0 adds the mean over near patches, head 1 takes the frame's mean away."""
+    content, count = pooled_DK.shape
+    head = tower.width // block.num_heads
+    # The kernel is exp(sharpness * cos(distance)), a Gaussian of that width where the wave is long.
+    grid = tower.image_size // tower.patch.kernel_size[0]
+    sharpness = (grid / (math.pi * POOLING_WIDTH)) ** 2
+    read = math.sqrt(sharpness * math.sqrt(head) / tower.width)
+    for wave in range(_WAVES):
+        for linear in (block.query, block.key):
+            linear.weight[wave, content + wave] = read
+            linear.weight[wave, content + _WAVES + wave] = -read
+    block.value.weight[:count, :content] += pooled_DK.T
+    block.value.weight[head : head + count, :content] += pooled_DK.T
+    scale = _norm_scale(tower.width)
+    centring = torch.ones(count)
+    centring[-2:] = MAGNITUDE_CENTRING
+    block.out.weight[:content, :count] += POOLING * scale * pooled_DK
+    block.out.weight[:content, head : head + count] -= (1 + POOLING) * scale * centring * pooled_DK
 
 
 def patch_filters(tower: SiglipTower | DinoTower, most: int) -> tuple[Tensor, Tensor, Tensor]:
