@@ -1,8 +1,8 @@
 """The manifest: one row per usable sample with what it costs, made once and found again by what it was made from.
 
-    <root>/<key>/samples.arrow      one row per sample, see SCHEMA; memory-mapped where local
-                 quarantine.arrow   one row per row of the files that is left out
-                 manifest.json      digest, counts per file; written last
+<root>/<key>/samples.arrow      one row per sample, see SCHEMA; memory-mapped where local
+             quarantine.arrow   one row per row of the files that is left out
+             manifest.json      digest, counts per file; written last
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ QUARANTINE = pa.schema(
         ("message", pa.string()),
     ]
 )
+
 
 @dataclass(frozen=True)
 class FileReport:

@@ -167,9 +167,7 @@ def _check(config: LongVUConfig, store: FeatureStore | None, settings: ManifestS
 class _Builder:
     """Rows -> batches of the manifest's table, and what is counted on the way."""
 
-    def __init__(
-        self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings, max_tokens: int
-    ) -> None:
+    def __init__(self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings, max_tokens: int) -> None:
         self._appraiser, self._index, self._settings, self._max_tokens = appraiser, index, settings, max_tokens
         self.digest = hashlib.blake2b(digest_size=16)
         self.quarantined: list[Quarantined] = []

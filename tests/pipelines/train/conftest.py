@@ -44,9 +44,7 @@ class Library:
     tokenizer: PreTrainedTokenizerBase
     stored: FeatureStore
 
-    def manifest(
-        self, rows: list[dict[str, Any]], folder: Path, *, store: bool = True, **settings: Any
-    ) -> Manifest:
+    def manifest(self, rows: list[dict[str, Any]], folder: Path, *, store: bool = True, **settings: Any) -> Manifest:
         """The manifest of some rows, for the tiny model."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "rows.json"

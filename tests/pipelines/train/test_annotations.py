@@ -15,7 +15,7 @@ from pipelines.errors import UserError
 from pipelines.train import annotations
 from pipelines.train.annotations import AnnotationFile, annotation_files, json_records, read_rows
 
-ROWS = [{"id": number, "text": f"row {number} ünïcode \n\" [,]}}"} for number in range(30)]
+ROWS = [{"id": number, "text": f'row {number} ünïcode \n" [,]}}'} for number in range(30)]
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -135,9 +135,7 @@ def test_published_batches_hold_their_number_of_samples_and_are_spread_over_the_
 
 def test_a_hundred_thousand_samples_take_seconds():
     started_s = time.process_time()
-    plan = plan_epoch(
-        costs(lognormal_tokens(100_000, 8192)), 0, 0, PlanSettings(8192, global_batch_tokens=8192 * 64)
-    )
+    plan = plan_epoch(costs(lognormal_tokens(100_000, 8192)), 0, 0, PlanSettings(8192, global_batch_tokens=8192 * 64))
     assert len(plan) > 100
     assert time.process_time() - started_s < 6
 

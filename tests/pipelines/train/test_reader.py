@@ -47,9 +47,7 @@ def indices(step: Step) -> list[int]:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_together_read_what_the_plan_says(library: Library, manifest: Manifest, world_size: int) -> None:
     plan = plan_of(manifest)
-    ranks = [
-        list(reader_of(library, manifest).steps(plan, rank, world_size)) for rank in range(world_size)
-    ]
+    ranks = [list(reader_of(library, manifest).steps(plan, rank, world_size)) for rank in range(world_size)]
     assert {len(steps) for steps in ranks} == {plan.num_steps}
     for cursor in range(plan.num_steps):
         shares = [steps[cursor] for steps in ranks]
