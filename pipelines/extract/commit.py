@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.extract.stage_columns import columns_of
+from pipelines.extract.stages import FrameStage
 from pipelines.store.features import FeatureSpec, encode
 from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, frames_schema
 
@@ -15,19 +17,26 @@ _PER_FRAME = ("frame_index", "pts_s", "similarity", "kept", "stored")
 
 
 def unit_tables(
-    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], specs: tuple[FeatureSpec, ...]
+    header: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    specs: tuple[FeatureSpec, ...],
+    stages: Sequence[FrameStage] = (),
 ) -> tuple[pa.Table, pa.Table]:
-    """Frames and videos rows of what :func:`pipelines.extract.encode.encode_unit` gave.
+    """Frames and videos rows of what :func:`pipelines.extract.encode.encode_unit` gave, with the columns of stages.
 
     A second copy of a video inside the unit has a videos row, but no frames rows of its own.
     """
     counts = [member["num_sampled"] for member in header["members"]]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return _frames(header, arrays, specs, starts), _videos(header, arrays, starts)
+    return _frames(header, arrays, specs, stages, starts), _videos(header, arrays, starts)
 
 
 def _frames(
-    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], specs: tuple[FeatureSpec, ...], starts: np.ndarray
+    header: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    specs: tuple[FeatureSpec, ...],
+    stages: Sequence[FrameStage],
+    starts: np.ndarray,
 ) -> pa.Table:
     counts = np.diff(starts)
     members = header["members"]
@@ -51,7 +60,10 @@ def _frames(
         offsets = np.concatenate([[0], np.cumsum(arrays["jpeg_bytes"])]).astype(np.int32)
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(arrays["jpeg"]))]
         columns["jpeg"] = pa.Array.from_buffers(pa.binary(), len(arrays["jpeg_bytes"]), buffers)
-    table = pa.table(columns, schema=frames_schema(specs, jpeg="jpeg" in arrays))
+    for stage in stages:
+        columns |= columns_of(arrays, stage)
+    schema = frames_schema(specs, jpeg="jpeg" in arrays, stages=[stage.columns for stage in stages])
+    table = pa.table(columns, schema=schema)
     first_copy = np.repeat([_is_first(members, position) for position in range(len(members))], counts)
     return table if first_copy.all() else table.filter(pa.array(first_copy))
 

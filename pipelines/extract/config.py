@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from pipelines.config import Config, setting
+from pipelines.extract.stages import Stages
 from pipelines.store.schema import WINDOW_FRAMES
 
 
@@ -105,6 +106,7 @@ class ExtractConfig(Config):
         ge=WINDOW_FRAMES,
         in_digest=False,
     )
+    stages: Stages = setting((), about="functions of your own that add columns for every sampled frame, in their order")
     decode: DecodeConfig = setting(DecodeConfig(), about="decode actors")
     encode: EncodeConfig = setting(EncodeConfig(), about="encode actors")
     commit: CommitConfig = setting(CommitConfig(), about="commit actors")

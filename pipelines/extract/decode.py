@@ -36,7 +36,9 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.config import DecodeConfig
 from pipelines.extract.fetch import Fetcher
-from pipelines.extract.plan import IMAGE, VIDEO, Member, Unit
+from pipelines.extract.index import IMAGE, VIDEO
+from pipelines.extract.plan import Member, Unit
+from pipelines.extract.stage_columns import StageFrames
 from pipelines.store.schema import FAILED, OK, TRUNCATED, WINDOW_FRAMES
 
 _JPEG_QUALITY = 80
@@ -51,12 +53,14 @@ class DecodeSettings:
         pixels: input of each tower by feature name.
         jpeg_edge_px: longer edge of thumbnails; 0 for none.
         decode: deadlines and limits.
+        stage_edges_px: longer edges of the frames that users' stages take.
     """
 
     sampling: str
     pixels: Mapping[str, TowerPixels]
     jpeg_edge_px: int
     decode: DecodeConfig
+    stage_edges_px: tuple[int, ...] = ()
 
 
 class _Frames:
@@ -83,6 +87,7 @@ class _Collected:
     """What the members of a unit have given so far."""
 
     frames: dict[str, _Frames]
+    stages: StageFrames
     frame_index: list[int] = field(default_factory=list)
     pts_s: list[float] = field(default_factory=list)
     jpegs: list[bytes] = field(default_factory=list)
@@ -94,11 +99,13 @@ class _Collected:
                 self.frames[name].append(np.asarray(padded_square(picture, pixels.size, pixels.fill)))
             if settings.jpeg_edge_px:
                 self.jpegs.append(_thumbnail(picture, settings.jpeg_edge_px))
+            self.stages.add(picture)
         self.frame_index += block.indices.tolist()
         self.pts_s += block.pts_s.tolist()
 
     def cut(self, length: int) -> None:
-        """Forget all but the first ``length`` frames."""
+        """Forget all but the first ``length`` frames, those before the current member's."""
+        self.stages.clear()
         for frames in self.frames.values():
             frames.count = length
         for column in (self.frame_index, self.pts_s, self.jpegs):
@@ -114,12 +121,13 @@ def decode_unit(unit: Unit, settings: DecodeSettings, fetcher: Fetcher) -> tuple
     Returns:
         header with ``unit_id`` and ``members`` (a videos row each, without the columns that have a value per frame,
         plus total_samples), and arrays: one uint8 (T, s, s, 3) per tower, frame_index int64 (T,), pts_s float64 (T,),
-        and with thumbnails jpeg uint8 (bytes,) and jpeg_bytes int64 (T,).
+        and with thumbnails jpeg uint8 (bytes,) and jpeg_bytes int64 (T,); for stages the arrays of ``StageFrames``.
     """
     expected = sum(member.expected_samples or 0 for member in unit.members)
-    collected = _Collected({name: _Frames(pixels.size, expected) for name, pixels in settings.pixels.items()})
+    towers = {name: _Frames(pixels.size, expected) for name, pixels in settings.pixels.items()}
+    collected = _Collected(towers, StageFrames(settings.stage_edges_px))
     members = [_decode_member(member, settings, collected, fetcher) for member in unit.members]
-    arrays = {name: frames.array for name, frames in collected.frames.items()}
+    arrays = {name: frames.array for name, frames in collected.frames.items()} | collected.stages.arrays()
     arrays["frame_index"] = np.array(collected.frame_index, np.int64)
     arrays["pts_s"] = np.array(collected.pts_s, np.float64)
     if settings.jpeg_edge_px:
@@ -131,6 +139,7 @@ def decode_unit(unit: Unit, settings: DecodeSettings, fetcher: Fetcher) -> tuple
 def _decode_member(member: Member, settings: DecodeSettings, collected: _Collected, fetcher: Fetcher) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(member, name) for name in _FROM_MEMBER} | {"video_id": None, "attempts": 0}
     before = len(collected.frame_index)
+    collected.stages.begin(member.expected_samples)
     try:
         fetched = fetcher.fetch(member)
     except VideoError as error:

@@ -26,6 +26,7 @@ from pipelines.extract.config import ExtractConfig
 from pipelines.extract.plan import Unit
 from pipelines.extract.progress import Progress
 from pipelines.extract.report import ExtractReport, make_report, stage_speeds
+from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
 from pipelines.store.commits import committed_units
@@ -101,7 +102,7 @@ def _run(
 
     reports: list[UnitReport] = []
     finished_at_s = recorded_s = time.time()
-    with dataflow.ray_session():
+    with dataflow.ray_session(config):
         pending = [*work.pending, *_plan_fresh(config, work, run_id)]
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}
@@ -111,7 +112,13 @@ def _run(
             store=store.uri,
             run_id=run_id,
             bundle=ray.put(bundle),
-            decode=DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode),
+            decode=DecodeSettings(
+                config.sampling,
+                pixels,
+                config.features.jpeg_edge_px,
+                config.decode,
+                tuple(stage.declared.edge_px for stage in stages_of(config.stages)),
+            ),
             encode=EncodeSettings(
                 specs=store.manifest.features,
                 keep_threshold=config.keep_threshold,
@@ -183,6 +190,7 @@ def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBun
         preprocessing={name: _digest(asdict(bundle.pixels(name))) for name in names},
         model={"name": config.model, "fingerprint": fingerprint(folder)},
         created_by=code_version(),
+        stages={stage.name: stage.columns for stage in stages_of(config.stages)},
     )
     return FeatureStore.create(uri, manifest), bundle
 

@@ -9,55 +9,58 @@ in size, and a stage's table is ``stage.<name>``, an Arrow IPC stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.extract.stages import FrameStage, StageError, described
-
-FAILURES = "stage_failures"
-"""Key of the unit's header: how many sources each stage failed for, by its name."""
+from pipelines import storage
+from pipelines.extract.stages import FrameStage, StageError, described, place_of
 
 _MIN_ROOM = 16
 
 
 class StageFrames:
-    """Frames of a unit's members for its stages, one array per member and edge.
+    """Frames of a unit's sources for its stages, one array per source and edge.
 
     Args:
         edges_px: longer edges that the stages ask for; 0 for frames as decoded.
     """
 
-    def __init__(self, edges_px: Sequence[int]):
+    def __init__(self, edges_px: Iterable[int]):
         self._edges_px = tuple(dict.fromkeys(edges_px))
         self._frames: dict[str, np.ndarray] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._member, self._expected = -1, 0
 
-    def add(self, member: int, picture: Image.Image, expected: int | None) -> None:
-        """One more frame of the unit's ``member``-th source, which should have ``expected`` in all."""
-        for edge_px in self._edges_px:
-            name = _pixels(edge_px, member)
-            frame_HWC = np.asarray(reduced(picture, edge_px))
-            room, count = self._frames.get(name), self._counts.get(name, 0)
-            if room is None:
-                room = self._frames[name] = np.empty((max(expected or _MIN_ROOM, 1), *frame_HWC.shape), np.uint8)
-            elif count == len(room):
-                more = np.empty((max(_MIN_ROOM, count // 2), *room.shape[1:]), np.uint8)
-                room = self._frames[name] = np.concatenate([room, more])
-            room[count] = frame_HWC
-            self._counts[name] = count + 1
+    def begin(self, expected: int | None) -> None:
+        """Go on to the unit's next source, which should have so many frames."""
+        self._member, self._expected = self._member + 1, expected or _MIN_ROOM
 
-    def drop(self, member: int) -> None:
-        """Forget a source, because it failed or is decoded again."""
+    def add(self, picture: Image.Image) -> None:
+        """One more frame of the source."""
         for edge_px in self._edges_px:
-            self._frames.pop(_pixels(edge_px, member), None)
-            self._counts.pop(_pixels(edge_px, member), None)
+            name, frame_HWC = _pixels(edge_px, self._member), np.asarray(reduced(picture, edge_px))
+            count = self._counts[name]
+            if not count:
+                self._frames[name] = np.empty((self._expected, *frame_HWC.shape), np.uint8)
+            elif count == len(self._frames[name]):
+                more = np.empty((max(_MIN_ROOM, count // 2), *frame_HWC.shape), np.uint8)
+                self._frames[name] = np.concatenate([self._frames[name], more])
+            self._frames[name][count] = frame_HWC
+            self._counts[name] += 1
+
+    def clear(self) -> None:
+        """Forget the source's frames, because it failed or is decoded again."""
+        for name in (_pixels(edge_px, self._member) for edge_px in self._edges_px):
+            self._counts.pop(name, None)
+            self._frames.pop(name, None)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """uint8 (T, H, W, 3) per member with frames and edge."""
+        """uint8 (T, H, W, 3) per edge and source with frames."""
         return {name: room[: self._counts[name]] for name, room in self._frames.items()}
 
 
@@ -92,7 +95,8 @@ def run_stage(
         StageError: what it returned is not what it declares; or it raised, unless nulls are asked for.
     """
     tables = [stage.schema.empty_table()]
-    failures, first = 0, 0
+    notes = Counter(header.get("notes", {}))
+    first = 0
     for position, member in enumerate(header["members"]):
         last = first + member["num_sampled"]
         if last > first:
@@ -103,15 +107,15 @@ def run_stage(
             except Exception as error:
                 if not stage.nulls_on_error:
                     raise StageError(_failure(stage, member, error)) from error
-                failures += 1
+                where = place_of(error, stage.call)
+                notes[f"sources with nulls because stage {stage.name} raised {type(error).__name__} ({where})"] += 1
                 returned = {name: [None] * (last - first) for name in stage.schema.names}
             tables.append(_checked(stage, member, returned, last - first))
         first = last
     edge_px = stage.declared.edge_px
     spent = () if edge_px in later_edges_px else tuple(_pixels(edge_px, i) for i in range(len(header["members"])))
     left = {name: array for name, array in arrays.items() if name not in spent}
-    counted = {**header.get(FAILURES, {}), stage.name: failures} if failures else header.get(FAILURES, {})
-    return {**header, FAILURES: counted}, left | {_table(stage.name): _to_bytes(pa.concat_tables(tables))}
+    return {**header, "notes": dict(notes)}, left | {_table(stage.name): _to_bytes(pa.concat_tables(tables))}
 
 
 def columns_of(arrays: Mapping[str, np.ndarray], stage: FrameStage) -> dict[str, pa.ChunkedArray]:
@@ -130,7 +134,7 @@ def _table(name: str) -> str:
 
 def _part(member: Mapping[str, Any]) -> str:
     chunks = f" (part {member['chunk'] + 1} of {member['num_chunks']})" if member["num_chunks"] > 1 else ""
-    return f"{member['source']}{chunks}"
+    return f"{storage.shown(member['source'])}{chunks}"
 
 
 def _failure(stage: FrameStage, member: Mapping[str, Any], error: Exception) -> str:

@@ -288,16 +288,21 @@ def _module_of(path: str, text: str) -> types.ModuleType:
 
 def described(error: BaseException, call: str) -> str:
     """An exception in one line, with the line of the stage's own file that it came from."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    lines = error.msg.splitlines() if isinstance(error, SyntaxError) else str(error).splitlines()
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return type(error).__name__ + (f": {said}" if said else "") + f" ({place_of(error, call)})"
+
+
+def place_of(error: BaseException, call: str) -> str:
+    """``file:line`` of the stage's own code that an exception came from."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    frames = extract_tb(error.__traceback__)
+        return f"{error.filename}:{error.lineno}"
     place, _, is_file = _split(call)
     specification = None if is_file else importlib.util.find_spec(place)
     file = place if is_file else specification.origin if specification else None
+    frames = extract_tb(error.__traceback__)
     last = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
-    return f"{text} ({last.filename}:{last.lineno})"
+    return f"{last.filename}:{last.lineno}"
 
 
 def stages_of(configs: Sequence[StageConfig]) -> tuple[FrameStage, ...]:

@@ -16,6 +16,8 @@ from pipelines.extract.fetch import Fetcher
 from pipelines.extract.index import index_sources
 from pipelines.extract.measure import measure
 from pipelines.extract.plan import plan_units
+from pipelines.extract.stage_columns import run_stage
+from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, load_towers
 from pipelines.store import FeatureStore, StoreManifest, commit_unit
 
@@ -40,12 +42,15 @@ def extract_without_ray(config: ExtractConfig, bundle: TowerBundle) -> FeatureSt
         jpeg=config.features.jpeg_edge_px > 0,
         towers={name: bundle.digest(name) for name in names},
         preprocessing={},
+        stages={stage.name: stage.columns for stage in stages_of(config.stages)},
     )
     store = FeatureStore.create(store_uri(config), manifest)
     sources = index_sources(config.source)
     extents = {item.uri: measure(item.uri, config.sampling, config.unit_frames) for item in sources}
     pixels = {name: bundle.pixels(name) for name in names}
-    decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode)
+    stages = stages_of(config.stages)
+    edges_px = tuple(stage.declared.edge_px for stage in stages)
+    decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode, edges_px)
     encode = EncodeSettings(
         specs, config.keep_threshold, config.keep_all_below, config.encode.precision, config.encode.batch_frames
     )
@@ -53,7 +58,9 @@ def extract_without_ray(config: ExtractConfig, bundle: TowerBundle) -> FeatureSt
     fetcher = Fetcher(None, attempts=1)
     for unit in plan_units(sources, extents, config.digest(), config.unit_frames):
         decoded = unpack(pack(*decode_unit(unit, decode, fetcher)))
+        for stage in stages:
+            decoded = unpack(pack(*run_stage(*decoded, stage, stage.build(), edges_px)))
         encoded = unpack(pack(*encode_unit(*decoded, encoder)))
-        frames, videos = unit_tables(*encoded, specs)
+        frames, videos = unit_tables(*encoded, specs, stages)
         commit_unit(store.uri, unit.unit_id, frames, videos, run_id="reference")
     return store

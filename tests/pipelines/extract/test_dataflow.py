@@ -66,7 +66,7 @@ def test_a_refusal_reaches_the_driver_as_one_line(corpus: Path, monkeypatch: pyt
 
     monkeypatch.setattr(decode_module, "supervised_blocks", refuse)
     row = decoder(backend="decord")(unit_row(corpus / "middle.mp4"))
-    committed = CommitActor("file:///nowhere", (), "run", attempts=1)(Nothing("encode")(row))
+    committed = CommitActor("file:///nowhere", (), (), "run", attempts=1)(Nothing("encode")(row))
     with pytest.raises(UserError, match=r"^decode\.backend=decord: decord is not installed$"):
         read_report(committed)
 

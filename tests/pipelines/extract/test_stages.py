@@ -5,50 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from pipelines.config import Config, ConfigError, load_config, setting
-from pipelines.extract.carrier import pack, unpack
-from pipelines.extract.stage_columns import FAILURES, StageFrames, columns_of, reduced, run_stage
-from pipelines.extract.stages import FrameStage, StageError, Stages, find_stage, frame_stage
+from pipelines.extract.stages import StageError, Stages, find_stage, frame_stage
+from tests.pipelines.extract import own_stages
 
-FILE = '''
-from __future__ import annotations
-from dataclasses import dataclass
-import pyarrow as pa
-from pipelines.extract.stages import frame_stage
-
-@dataclass
-class Scale:
-    factor: float = 1.0
-
-@frame_stage(columns={"brightness": pa.float32()}, version="3", edge_px=16)
-def brightness(frames_THWC, pts_s, *, factor=1.0):
-    return {"brightness": frames_THWC.mean(axis=(1, 2, 3)) * Scale(factor).factor}
-
-@frame_stage(columns={"words": pa.list_(pa.string()), "seen": pa.int32()}, version="1", edge_px=0)
-class Reader:
-    def __init__(self, language: str = "en"):
-        self.language, self.calls = language, 0
-
-    def __call__(self, frames_THWC, pts_s):
-        self.calls += 1
-        return {"words": [[self.language] if i else None for i in range(len(pts_s))], "seen": [self.calls] * len(pts_s)}
-
-@frame_stage(columns={"boom": pa.bool_()}, edge_px=16)
-def explode(frames_THWC, pts_s):
-    raise RuntimeError("no luck\\nwith this one")
-
-def plain(frames_THWC, pts_s):
-    return {}
-'''
+SOURCE = Path(own_stages.__file__).read_text()
 
 
 class Settings(Config):
@@ -60,56 +27,8 @@ class Settings(Config):
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.py"
-    path.write_text(FILE)
+    path.write_text(SOURCE)
     return path
-
-
-def frames_of(sizes: list[tuple[int, int, int]], edges_px: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A decoded unit of sources with (frames, width, height); brightness of frame ``i`` of source ``m`` is 10 m + i."""
-    collected = StageFrames(edges_px)
-    for member, (count, width, height) in enumerate(sizes):
-        for frame in range(count):
-            collected.add(member, Image.new("RGB", (width, height), (10 * member + frame,) * 3), expected=2)
-    members = [
-        {"source": f"file:///v{member}.mp4", "num_sampled": count, "chunk": 0, "num_chunks": 1}
-        for member, (count, *_) in enumerate(sizes)
-    ]
-    pts_s = np.concatenate([np.arange(count, dtype=np.float64) for count, *_ in sizes])
-    return unpack(pack({"unit_id": "u", "members": members}, {"pts_s": pts_s, **collected.arrays()}))
-
-
-def run(stage: FrameStage, sizes: list[tuple[int, int, int]]) -> Mapping[str, pa.ChunkedArray]:
-    header, arrays = run_stage(*frames_of(sizes, (stage.declared.edge_px,)), stage, stage.build())
-    assert not [name for name in arrays if name.startswith("pixels")]
-    return columns_of(unpack(pack(header, arrays))[1], stage)
-
-
-def returning(values: Callable[[int], Any], kind: pa.DataType = pa.float32()) -> FrameStage:  # noqa: B008
-    @frame_stage(columns={"value": kind}, edge_px=16)
-    def measure(frames_THWC: np.ndarray, pts_s: np.ndarray) -> Any:
-        return {"value": values(len(pts_s))}
-
-    return _in_memory(measure)
-
-
-def _in_memory(function: Any) -> FrameStage:
-    module = sys.modules[__name__]
-    vars(module)[function.__name__] = function
-    return find_stage(f"{__name__}:{function.__name__}", {})
-
-
-def test_a_function_of_a_file_with_options(file: Path) -> None:
-    stage = find_stage(f"{file}:brightness", {"factor": 2.0})
-    assert (stage.name, stage.declared.version, stage.declared.edge_px) == ("brightness", "3", 16)
-    values = run(stage, [(3, 64, 32), (0, 8, 8), (4, 8, 24)])["brightness"]
-    assert values.type == pa.float32()
-    assert values.to_pylist() == [0, 2, 4, 40, 42, 44, 46]
-
-
-def test_a_class_is_built_once_and_called_per_source(file: Path) -> None:
-    stage = find_stage(f"{file}:Reader", {"language": "zh"})
-    columns = run(stage, [(2, 64, 32), (1, 8, 24)])
-    assert columns["words"].to_pylist() == [None, ["zh"], None] and columns["seen"].to_pylist() == [1, 1, 2]
 
 
 def test_workers_need_not_have_the_file(file: Path) -> None:
@@ -137,109 +56,6 @@ def test_settings_find_stages_without_ray_or_torch(file: Path) -> None:
         sys.exit(f"imported {{heavy}}" if (heavy := {{"ray", "torch", "mlflow"}} & sys.modules.keys()) else 0)
     """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        lambda count: np.arange(count),
-        lambda count: list(range(count)),
-        lambda count: tuple(float(i) for i in range(count)),
-        lambda count: pa.array(range(count)),
-        lambda count: pa.chunked_array([pa.array([0.0]), pa.array(range(1, count), pa.float64())]),
-    ],
-    ids=["numpy", "list", "tuple", "arrow", "chunks"],
-)
-def test_what_a_column_may_be(values: Callable[[int], Any]) -> None:
-    assert run(returning(values), [(3, 8, 8)])["value"].to_pylist() == [0, 1, 2]
-
-
-def test_tensors_vectors_and_nulls() -> None:
-    import torch
-
-    vectors = run(returning(lambda count: torch.ones(count, 2), pa.list_(pa.float32())), [(2, 8, 8)])
-    assert vectors["value"].to_pylist() == [[1, 1], [1, 1]]
-    missing = run(returning(lambda count: [None, float("nan")]), [(2, 8, 8)])["value"].to_pylist()
-    assert missing[0] is None and np.isnan(missing[1])
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (lambda count: [0.0] * (count + 1), "column 'value' has 4 values for 3 frames"),
-        (lambda count: ["x"] * count, "column 'value' is declared float: "),
-        (lambda count: 1.0, "column 'value' is declared float: a single float64 is no column"),
-        (lambda count: np.zeros((count, 2)), "column 'value' is declared float: "),
-    ],
-)
-def test_what_does_not_fit_the_declaration(values: Callable[[int], Any], message: str) -> None:
-    with pytest.raises(StageError, match=f"^stage measure .*v0.mp4: {re.escape(message)}") as caught:
-        run(returning(values), [(3, 8, 8)])
-    assert "\n" not in str(caught.value)
-
-
-def test_columns_that_are_not_declared() -> None:
-    @frame_stage(columns={"value": pa.int8()}, edge_px=16)
-    def other(frames_THWC: np.ndarray, pts_s: np.ndarray) -> Any:
-        return {"values": [1] * len(pts_s)} if len(pts_s) < 3 else [1] * len(pts_s)
-
-    stage = _in_memory(other)
-    with pytest.raises(StageError, match=r"returned columns \['values'\], declared are \['value'\]$"):
-        run(stage, [(2, 8, 8)])
-    with pytest.raises(StageError, match=r"returned list; it must return a dictionary with \['value'\]$"):
-        run(stage, [(3, 8, 8)])
-
-
-def test_a_failing_stage_stops_or_leaves_nulls(file: Path) -> None:
-    stage = find_stage(f"{file}:explode", {})
-    with pytest.raises(StageError) as caught:
-        run(stage, [(2, 8, 8)])
-    line = FILE[: FILE.index("raise RuntimeError")].count("\n") + 1
-    assert f"failed for file:///v0.mp4: RuntimeError: with this one ({file}:{line}); mend it" in str(caught.value)
-    tolerant = find_stage(f"{file}:explode", {}, nulls_on_error=True)
-    header, arrays = run_stage(*frames_of([(2, 8, 8), (0, 8, 8), (1, 8, 8)], (16,)), tolerant, tolerant.build())
-    assert header[FAILURES] == {"explode": 2}
-    assert columns_of(arrays, tolerant)["boom"].to_pylist() == [None] * 3
-
-
-def test_frames_stay_until_the_last_stage_that_needs_them(file: Path) -> None:
-    stages = [find_stage(f"{file}:{name}", {}) for name in ("brightness", "Reader")]
-    header, arrays = frames_of([(2, 64, 32)], (16, 0, 16))
-    assert arrays["pixels16.0"].shape == (2, 8, 16, 3) and arrays["pixels0.0"].shape == (2, 32, 64, 3)
-    header, arrays = run_stage(header, arrays, stages[0], stages[0].build(), later_edges_px=(0, 16))
-    assert {"pixels16.0", "pixels0.0", "stage.brightness"} < arrays.keys()
-    header, arrays = run_stage(header, arrays, stages[1], stages[1].build())
-    assert set(arrays) == {"pts_s", "pixels16.0", "stage.brightness", "stage.Reader"}
-
-
-def test_frames_cannot_be_written_to() -> None:
-    @frame_stage(columns={"value": pa.int8()}, edge_px=16)
-    def scribble(frames_THWC: np.ndarray, pts_s: np.ndarray) -> Any:
-        frames_THWC[:] = 0
-
-    with pytest.raises(StageError, match="read-only"):
-        run(_in_memory(scribble), [(2, 8, 8)])
-
-
-def test_dropped_members_leave_no_frames() -> None:
-    collected = StageFrames((8,))
-    for member in (0, 1, 1):
-        collected.add(member, Image.new("RGB", (16, 8)), None)
-    collected.drop(1)
-    collected.add(1, Image.new("RGB", (4, 4)), None)
-    assert {name: array.shape for name, array in collected.arrays().items()} == {
-        "pixels8.0": (1, 4, 8, 3),
-        "pixels8.1": (1, 4, 4, 3),
-    }
-
-
-@pytest.mark.parametrize(
-    ("size", "edge_px", "expected"),
-    [((1280, 720), 384, (384, 216)), ((720, 1280), 384, (216, 384)), ((100, 50), 384, (100, 50)),
-     ((1280, 720), 0, (1280, 720)), ((5000, 1), 384, (384, 1))],
-)  # fmt: skip
-def test_sizes(size: tuple[int, int], edge_px: int, expected: tuple[int, int]) -> None:
-    assert reduced(Image.new("RGB", size), edge_px).size == expected
 
 
 @pytest.mark.parametrize(
@@ -305,7 +121,7 @@ def test_declarations_are_checked(declared: dict[str, Any], message: str) -> Non
 
 def test_stages_that_clash(file: Path) -> None:
     other = file.with_name("other.py")
-    other.write_text(FILE.replace("def brightness", "def glow"))
+    other.write_text(SOURCE.replace("def brightness", "def glow"))
     with pytest.raises(ConfigError, match="both named 'brightness'"):
         Settings_of(f"{file}:brightness", f"{file}:brightness")
     with pytest.raises(ConfigError, match="both declare column 'brightness'"):
@@ -318,7 +134,7 @@ def test_what_makes_another_store(file: Path) -> None:
     assert plain.digest() == Settings_of(call, cpus=2, gpus=1, max_actors=3, on_error=None).digest()
     assert plain.digest() == Settings_of(call, version="3").digest() == plain.changed().digest()
     different = [Settings_of(), Settings_of(call, options={"factor": 2.0}), Settings_of(f"{file}:Reader")]
-    file.write_text(FILE.replace('version="3"', 'version="4"'))
+    file.write_text(SOURCE.replace('version="3"', 'version="4"'))
     different.append(Settings_of(call))
     assert len({settings.digest() for settings in (plain, *different)}) == 5
     with pytest.raises(ConfigError, match="declares version '4', the settings ask for '3'"):
