@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.store.commits import Commit, StoredFile, read_commits
+from pipelines.store.commits import Commits, Compaction, read_commits
 from pipelines.store.features import FeatureSpec, decode
 from pipelines.store.manifest import FILE_NAME, StoreError, StoreManifest
 from pipelines.store.schema import FAILED, VIDEOS
+from pipelines.store.stats import StoreStats, store_stats
+from pipelines.store.verification import Verification, verify
 from pipelines.store.videos import MERGED, PER_FRAME, join_frames, merge_chunks, stored_columns
 
 if TYPE_CHECKING:
@@ -58,15 +61,6 @@ class VideoFeatures:
     similarity: np.ndarray
     kept: np.ndarray
     video: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Result of :meth:`FeatureStore.verify`: what was checked and what is wrong, one line each."""
-
-    files: int
-    size_bytes: int
-    problems: tuple[str, ...]
 
 
 class FeatureStore:
@@ -115,9 +109,9 @@ class FeatureStore:
             self.__dict__.pop(name, None)
 
     @functools.cached_property
-    def commits(self) -> dict[str, Commit]:
+    def commits(self) -> Commits:
         """Finished units by id."""
-        return {commit.unit_id: commit for commit in read_commits(self.uri)}
+        return read_commits(self.uri)
 
     def videos(self, columns: Iterable[str] = MERGED.names) -> pa.Table:
         """One row per source, in the order of their names.
@@ -204,26 +198,56 @@ class FeatureStore:
         video = self.row(video_id)
         return pa.concat_tables(self._frame_parts(video, columns))
 
-    def verify(self) -> Verification:
-        """Read every committed file and compare it with its commit."""
-        files = [file for commit in self.commits.values() for file in (commit.frames, commit.videos)]
-        with ThreadPoolExecutor(_READERS) as readers:
-            problems = [problem for problem in readers.map(self._problem, files) if problem]
-        return Verification(len(files), sum(file.size_bytes for file in files), tuple(problems))
+    def verify(self, *, deep: bool = False) -> Verification:
+        """Compare every committed file with its commit, and the frames rows with the videos rows.
+
+        Args:
+            deep: also decode every feature and compare it with its digest.
+        """
+        return verify(self.uri, self.manifest, self.commits, deep=deep)
+
+    def stats(self) -> StoreStats:
+        """What the store holds, in numbers."""
+        return store_stats(self._index, self.commits)
 
     @functools.cached_property
     def _index(self) -> pa.Table:
         """The videos table without its values per frame."""
         return merge_chunks(self._read_videos(self.commits, [name for name in MERGED.names if name not in PER_FRAME]))
 
-    def _read_videos(self, units: Iterable[str], columns: Iterable[str]) -> pa.Table:
-        """Rows of the videos schema that units wrote, with what is needed to merge them."""
+    def _read_videos(self, units: Iterable[str], columns: Iterable[str], source: str | None = None) -> pa.Table:
+        """Rows of the videos schema that units wrote, with what is needed to merge them.
+
+        Args:
+            source: rows of other sources may be left out.
+        """
         names = stored_columns(columns)
         schema = pa.schema([VIDEOS.field(name) for name in names])
-        uris = [storage.join(self.uri, self.commits[unit].videos.path) for unit in units]
+        per_frame = not PER_FRAME.isdisjoint(names)
+        own: list[str] = []
+        compacted: dict[Compaction, list[str]] = defaultdict(list)
+        for unit in units:
+            compaction = self.commits.compacted_in(unit)
+            if compaction is None:
+                own.append(self.commits.own[unit].videos.path)
+            else:
+                compacted[compaction].append(unit)
+
+        def read_own(path: str) -> pa.Table:
+            return pq.ParquetFile(self._input(path)).read(names, use_threads=False)
+
+        def read_compacted(compaction: Compaction) -> pa.Table:
+            path = (compaction.videos if per_frame else compaction.index).path
+            footer = self._footer(path)
+            groups = range(footer.num_row_groups) if source is None else _groups_with(footer, "source", source)
+            rows = pq.ParquetFile(self._input(path), metadata=footer, pre_buffer=True).read_row_groups(groups, names)
+            if len(compacted[compaction]) == compaction.rows.num_rows:
+                return rows
+            return rows.filter(pc.is_in(rows["unit_id"], pa.array(compacted[compaction], pa.string())))
+
         with ThreadPoolExecutor(_READERS) as readers:
-            tables = readers.map(lambda uri: pq.read_table(storage.arrow_input(uri), columns=names), uris)
-            return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+            tables = [*readers.map(read_compacted, compacted), *readers.map(read_own, own)]
+        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
@@ -248,7 +272,7 @@ class FeatureStore:
         known = self._index.slice(position, 1).to_pylist()[0]
         if known["status"] == FAILED:
             raise StoreError(f"video {video_id[:12]} ({storage.shown(known['source'])}) failed: {known['message']}")
-        rows = self._read_videos(known["units"], PER_FRAME)
+        rows = self._read_videos(known["units"], PER_FRAME, known["source"])
         same = pc.and_(pc.equal(rows["source"], known["source"]), pc.equal(rows["version"], known["version"]))
         return known | join_frames(rows.filter(same).to_pylist())
 
@@ -256,33 +280,28 @@ class FeatureStore:
         for unit in video["units"]:
             file = self.commits[unit].frames
             footer = self._footer(file.path)
-            groups = _groups_of(footer, video["video_id"])
-            reader = pq.ParquetFile(
-                storage.arrow_input(storage.join(self.uri, file.path)), metadata=footer, pre_buffer=True
-            )
+            groups = _groups_with(footer, "video_id", video["video_id"])
+            reader = pq.ParquetFile(self._input(file.path), metadata=footer, pre_buffer=True)
             yield reader.read_row_groups(groups, columns=columns)
 
     def _read_footer(self, path: str) -> pq.FileMetaData:
-        return pq.read_metadata(storage.arrow_input(storage.join(self.uri, path)))
+        return pq.read_metadata(self._input(path))
 
-    def _problem(self, file: StoredFile) -> str | None:
-        uri = storage.join(self.uri, file.path)
+    def _input(self, path: str) -> pa.NativeFile:
         try:
-            found = storage.stat(uri)
-            if found.size_bytes != file.size_bytes:
-                return f"{file.path}: {found.size_bytes} bytes, committed were {file.size_bytes}"
-            if storage.sha256(uri) != file.sha256:
-                return f"{file.path}: content differs from the committed SHA-256"
-            rows = pq.read_metadata(storage.arrow_input(uri)).num_rows
+            return storage.arrow_input(storage.join(self.uri, path))
         except FileNotFoundError:
-            return f"{file.path}: committed but missing"
-        return None if rows == file.rows else f"{file.path}: {rows} rows, committed were {file.rows}"
+            raise StoreError(
+                f"{storage.shown(self.uri)}/{path}: was there when the store was opened, but a compaction and a sweep "
+                f"have replaced it, or it is lost; open the store again, and try longvu store verify"
+            ) from None
 
 
-def _groups_of(footer: pq.FileMetaData, video_id: str) -> list[int]:
-    column = footer.schema.names.index("video_id")
-    ranges = ((group, footer.row_group(group).column(column).statistics) for group in range(footer.num_row_groups))
-    return [group for group, stats in ranges if stats is not None and stats.min == video_id == stats.max]
+def _groups_with(footer: pq.FileMetaData, column: str, value: str) -> list[int]:
+    """Row groups that may have rows with this value, by their least and greatest."""
+    place = footer.schema.names.index(column)
+    ranges = ((group, footer.row_group(group).column(place).statistics) for group in range(footer.num_row_groups))
+    return [group for group, stats in ranges if not (stats and stats.has_min_max) or stats.min <= value <= stats.max]
 
 
 def _keep(similarity_T: np.ndarray, counts_V: np.ndarray, threshold: float, cap: int | None) -> np.ndarray:

@@ -80,6 +80,21 @@ VIDEOS = _table(
     siglip_digest=(pa.string(), "blake2b of the stored siglip numbers"),
 )
 
+_FILE = pa.struct([("path", pa.string()), ("sha256", pa.string()), ("size_bytes", pa.int64()), ("rows", pa.int64())])
+
+COMMITS = _table(
+    unit_id=(pa.string(), "the unit that is finished"),
+    frames=(_FILE, "its rows of the frames table"),
+    videos=(_FILE, "where its rows of the videos table are, among those of other units"),
+    video_ids=(pa.list_(pa.string()), "video_id of each of its sources"),
+    counts=(pa.map_(pa.string(), pa.int64()), "sources by status, and frames sampled, kept and stored"),
+    errors=(pa.map_(pa.string(), pa.int64()), "failed sources by class of error"),
+    seconds=(pa.map_(pa.string(), pa.float64()), "busy time by stage"),
+    run_id=(pa.string(), "run that did the work"),
+    code_version=(pa.string(), "version of longvu-ray that did the work"),
+    committed_at=(pa.string(), "UTC, ISO 8601"),
+)
+
 
 @dataclass(frozen=True)
 class StageColumns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import secrets
+import time
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -15,7 +16,13 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.store.commits import Commit, StoredFile, write_commit
+from pipelines.store.manifest import StoreError
 from pipelines.store.schema import FAILED, OK, ROWS_PER_GROUP, TRUNCATED
+
+FRAMES_FOLDER = "frames"
+VIDEOS_FOLDER = "videos"
+GRACE_S = 24 * 3600.0
+"""How old a file is before a sweep takes it for an orphan."""
 
 # Higher levels take longer and save nothing: the low bytes are noise (measured on float16 normals: 0.846 at 1 and 3).
 _ZSTD_LEVEL = 1
@@ -44,8 +51,9 @@ def commit_unit(
         the commit, already written.
     """
     attempt = f"{unit_id}-{secrets.token_hex(4)}"
-    frames_file = _write(store, f"frames/{attempt}.parquet", _groups(frames))
-    videos_file = _write(store, f"videos/{attempt}.parquet", [videos])
+    began_s = time.time()
+    frames_file = write_table(store, f"{FRAMES_FOLDER}/{attempt}.parquet", _groups(frames))
+    videos_file = write_table(store, f"{VIDEOS_FOLDER}/{attempt}.parquet", [videos])
     statuses = Counter(videos["status"].to_pylist())
     commit = Commit(
         unit_id=unit_id,
@@ -60,8 +68,26 @@ def commit_unit(
         code_version=code_version(),
         committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    check_not_too_late(store, began_s)
     write_commit(store, commit)
     return commit
+
+
+def check_not_too_late(store: str, began_s: float) -> None:
+    """Files that nothing names yet are swept after a grace time, so their commit must follow well before that.
+
+    Args:
+        began_s: when the first of them was begun, epoch seconds.
+
+    Raises:
+        StoreError: this process stood still for hours in between.
+    """
+    elapsed_s = time.time() - began_s
+    if elapsed_s > GRACE_S / 2:
+        raise StoreError(
+            f"{storage.shown(store)}: {elapsed_s / 3600:.1f} h passed between writing and committing, so that a sweep "
+            f"may have taken the files; run the same command again"
+        )
 
 
 def code_version() -> str:
@@ -79,7 +105,8 @@ def _groups(frames: pa.Table) -> list[pa.Table]:
     return [frames.slice(start, end - start) for start, end in pairwise([0, *ends])] or [frames]
 
 
-def _write(store: str, path: str, tables: list[pa.Table]) -> StoredFile:
+def write_table(store: str, path: str, tables: list[pa.Table], *, rows_per_group: int = ROWS_PER_GROUP) -> StoredFile:
+    """Write tables of one schema to one file; no row group holds rows of two of them."""
     schema = tables[0].schema
     with storage.HashingOutput(storage.join(store, path)) as output:
         with pq.ParquetWriter(
@@ -91,6 +118,6 @@ def _write(store: str, path: str, tables: list[pa.Table]) -> StoredFile:
             write_statistics=[name for name in _STATISTICS if name in schema.names],
         ) as writer:
             for table in tables:
-                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+                writer.write_table(table, row_group_size=rows_per_group)
         rows = sum(table.num_rows for table in tables)
     return StoredFile(path, output.sha256, output.size_bytes, rows)

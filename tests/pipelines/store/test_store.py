@@ -22,22 +22,10 @@ from pipelines.store import FeatureStore, StageColumns, StoreError, committed_un
 from pipelines.store.features import cast_features
 from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, arrow_type, frames_schema
 from pipelines.store.videos import MERGED
-from tests.pipelines.store.units import Source, commit, manifest
+from tests.pipelines.store.units import LONG, Source, commit, manifest
 
 PLAIN_TYPES = [pa.bool_(), pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.float16(), pa.float32(), pa.float64()]
 PLAIN_TYPES += [pa.string(), pa.binary(), pa.large_string(), pa.large_binary(), pa.date32(), pa.timestamp("us")]
-LONG = [
-    Source("long", 32, chunk=0, num_chunks=3),
-    Source("long", 32, chunk=1, num_chunks=3, first_sample=32),
-    Source("long", 20, chunk=2, num_chunks=3, first_sample=64),
-]
-
-
-@pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "local":
-        return storage.resolve(tmp_path / "store")
-    return f"{request.getfixturevalue('s3')}/stores/{request.node.name.replace('[', '-').rstrip(']')}"
 
 
 def expected(source: Source, name: str, made_with: object) -> torch.Tensor:

@@ -67,6 +67,13 @@ class Source:
         return self.similarity < THRESHOLD
 
 
+LONG = [
+    Source("long", 32, chunk=0, num_chunks=3),
+    Source("long", 32, chunk=1, num_chunks=3, first_sample=32),
+    Source("long", 20, chunk=2, num_chunks=3, first_sample=64),
+]
+
+
 def commit(store: str, unit_id: str, sources: list[Source], made_with: StoreManifest) -> Commit:
     members: list[dict[str, Any]] = []
     stored = np.concatenate([np.empty(0, bool), *(source.kept for source in sources)])
