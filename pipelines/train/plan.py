@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UserError
+from pipelines.train.bins import best_fit_decreasing, cheapest_fit, deal_ranks, evenness, rank_sums
 
 Bin = tuple[int, ...]
 """Samples of one row, as rows of the manifest."""
@@ -152,7 +153,7 @@ class EpochPlan(Sequence[GlobalBatch]):
 
     def balance(self, world_size: int) -> float:
         """Mean over maximum of the ranks' predicted FLOPs, averaged over the steps."""
-        return float(np.mean([_balance(dealt_flops(batch, world_size)) for batch in self]))
+        return float(np.mean([evenness(dealt_flops(batch, world_size)) for batch in self]))
 
 
 def plan_epoch(costs: SampleCosts, seed: int, epoch: int, settings: PlanSettings) -> EpochPlan:
@@ -195,7 +196,7 @@ def deal(batch: GlobalBatch, world_size: int) -> list[list[Bin]]:
     exchange between ranks.
     """
     order = np.argsort(-np.array(batch.flops), kind="stable")
-    rank_of = _deal(np.array(batch.flops)[order][None], world_size)[0]
+    rank_of = deal_ranks(np.array(batch.flops)[order][None], world_size)[0]
     shares: list[list[Bin]] = [[] for _ in range(world_size)]
     for position, rank in zip(order.tolist(), rank_of.tolist(), strict=True):
         shares[rank].append(batch.bins[position])
@@ -205,7 +206,7 @@ def deal(batch: GlobalBatch, world_size: int) -> list[list[Bin]]:
 def dealt_flops(batch: GlobalBatch, world_size: int) -> NDArray[np.float64]:
     """Predicted FLOPs of each rank's share (R,)."""
     flops_B = -np.sort(-np.array(batch.flops))
-    return _rank_sums(_deal(flops_B[None], world_size), flops_B[None], world_size)[0]
+    return rank_sums(deal_ranks(flops_B[None], world_size), flops_B[None], world_size)[0]
 
 
 class TrainingPlan:
@@ -269,33 +270,6 @@ def _pack(shuffled_N: NDArray[np.int64], tokens_N: NDArray[np.int64], budget: in
     return shuffled_N[np.argsort(bin_of_N, kind="stable")], np.cumsum(np.bincount(bin_of_N))
 
 
-def best_fit_decreasing(sizes_N: NDArray[np.int64], budget: int) -> tuple[NDArray[np.int64], int]:
-    """Bin of each item, and the number of bins: each item, the largest first, into the fullest bin with room for it.
-
-    The rooms that open bins have are the bits of one integer, so the tightest is found without a search.
-    """
-    bin_of: list[int] = [0] * len(sizes_N)
-    by_room: list[list[int]] = [[] for _ in range(budget + 1)]
-    rooms, count = 0, 0
-    order = np.argsort(-sizes_N, kind="stable")
-    for item, size in zip(order.tolist(), sizes_N[order].tolist(), strict=True):
-        fitting = rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            chosen = by_room[room].pop()
-            if not by_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, chosen = budget, count
-            count += 1
-        left = room - size
-        if left:
-            by_room[left].append(chosen)
-            rooms |= 1 << left
-        bin_of[item] = chosen
-    return np.array(bin_of, np.int64), count
-
-
 def _gather(
     items_N: NDArray[np.int64],
     flops_N: NDArray[np.float64],
@@ -314,8 +288,8 @@ def _gather(
     while whole:
         order = _sorted_windows(flops_N[: whole * per_batch], width * per_batch)
         flops_SB = -np.sort(-flops_N[order].reshape(whole, per_batch), axis=1)
-        ranks_SB = _deal(flops_SB, settings.planned_ranks)
-        balance = float(np.mean(_balance(_rank_sums(ranks_SB, flops_SB, settings.planned_ranks))))
+        ranks_SB = deal_ranks(flops_SB, settings.planned_ranks)
+        balance = float(np.mean(evenness(rank_sums(ranks_SB, flops_SB, settings.planned_ranks))))
         if balance > best_balance:
             best, best_balance = order, balance
         if balance >= settings.balance or width >= min(whole, _WIDEST_WINDOW):
@@ -330,32 +304,6 @@ def _gather(
 def _sorted_windows(flops_N: NDArray[np.float64], window: int) -> NDArray[np.int64]:
     """Positions sorted by cost within windows of ``window`` items."""
     return np.lexsort((np.arange(len(flops_N)), flops_N, np.arange(len(flops_N)) // window))
-
-
-def _deal(flops_SB: NDArray[np.float64], ranks: int) -> NDArray[np.int64]:
-    """Rank of each bin of each batch; costs in falling order along the second axis."""
-    steps, bins = flops_SB.shape
-    rank_of_SB = np.empty((steps, bins), np.int64)
-    load_SR = np.zeros((steps, ranks))
-    for start in range(0, bins, ranks):
-        dealt = flops_SB[:, start : start + ranks]
-        idlest = np.argsort(load_SR, axis=1, kind="stable")[:, : dealt.shape[1]]
-        rank_of_SB[:, start : start + ranks] = idlest
-        np.put_along_axis(load_SR, idlest, np.take_along_axis(load_SR, idlest, 1) + dealt, 1)
-    return rank_of_SB
-
-
-def _rank_sums(rank_of_SB: NDArray[np.int64], flops_SB: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
-    steps = len(rank_of_SB)
-    flat = rank_of_SB + np.arange(steps)[:, None] * ranks
-    sums = np.bincount(flat.reshape(-1), flops_SB.reshape(-1), steps * ranks)
-    return sums.reshape(steps, ranks).astype(np.float64)
-
-
-def _balance(flops_R: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over maximum along the last axis."""
-    mean, largest = flops_R.mean(axis=-1), flops_R.max(axis=-1)
-    return np.divide(mean, largest, out=np.ones_like(largest), where=largest > 0)
 
 
 def _spread(
@@ -383,25 +331,10 @@ def _even_bins(batch: NDArray[np.int64], costs: SampleCosts, settings: PlanSetti
     ranks = settings.planned_ranks
     count = -(-int(costs.tokens_N[batch].sum()) // (settings.token_budget * ranks)) * ranks
     while True:
-        packed = _cheapest_fit(samples, min(count, len(samples)), settings.token_budget)
+        packed = cheapest_fit(samples, min(count, len(samples)), settings.token_budget)
         if packed is not None:
             return packed
         count += ranks
-
-
-def _cheapest_fit(samples: Sequence[tuple[int, int, float]], count: int, budget: int) -> list[list[int]] | None:
-    """(sample, tokens, cost) into ``count`` bins, or None where they do not fit this way."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    tokens, flops = [0] * count, [0.0] * count
-    for sample, size, cost in samples:
-        fitting = [place for place in range(count) if tokens[place] + size <= budget]
-        if not fitting:
-            return None
-        chosen = min(fitting, key=flops.__getitem__)
-        bins[chosen].append(sample)
-        tokens[chosen] += size
-        flops[chosen] += cost
-    return bins
 
 
 def _reorder_bins(bin_ends_B: NDArray[np.int64], order_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UserError
+from pipelines.train.bins import best_fit_decreasing
 from pipelines.train.length_grouped import length_grouped_batches
 from pipelines.train.plan import (
     PlanSettings,
     SampleCosts,
     TrainingPlan,
-    best_fit_decreasing,
     deal,
     dealt_flops,
     plan_epoch,
