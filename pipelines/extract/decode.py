@@ -255,7 +255,9 @@ def _decode_file(
 
 
 def _facts(summary: DecodeSummary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in ("codec", "width", "height", "fps", "duration_s")}
+    """Columns of the videos table, and what ``longvu probe`` tells besides."""
+    names = ("codec", "width", "height", "fps", "duration_s", "rotation_applied", "method")
+    return {name: getattr(summary, name) for name in names}
 
 
 def _damage(summary: DecodeSummary, member: Member, num_sampled: int) -> dict[str, Any]:
