@@ -9,6 +9,7 @@ opened, because the import takes seconds.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -64,8 +65,9 @@ class TrackedRun:
         self._run_ids: dict[RunIdentity, str] = {}
         self._artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else str(workdir.resolve() / "mlflow-artifacts")
         workdir.mkdir(parents=True, exist_ok=True)
-        self._deliver_spools()
-        self._record("open", {})
+        with _alone(workdir):
+            self._deliver_spools()
+            self._record("open", {})
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Record the configuration. A restart with other values keeps the first ones and tags ``restarted.<name>``."""
@@ -148,6 +150,14 @@ def _parsed(spooled: str) -> Iterator[dict[str, Any]]:
         # A job killed while it appended leaves half a line.
         with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """Jobs that begin at the same time take turns: MLflow fails when two make one database, and spools go once."""
+    with (workdir / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _client(uri: str) -> Any:

@@ -64,8 +64,8 @@ def _compare(options: argparse.Namespace, folder: Path, source: str, root: Path,
     units = len(committed_units(local_store("reference")))
     print(f"reference: {len(expected.videos)} sources, {units} units, {len(expected.frames)} rows, {expected.digest}"
           f" on {'S3' if options.s3 else 'a local folder'}")
-    print(f"{'victim':15} {'after':>7} {'commands':>8} {'ended':>6} {'lost':>5} {'twice':>5} {'changed':>7} {'added':>5}"
-          f"  {'digest':16}  seconds")
+    print(f"{'victim':15} {'after':>7} {'commands':>8} {'ended':>6} {'lost':>5} {'twice':>5} {'changed':>7} "
+          f"{'added':>5}  {'digest':16}  seconds")
     right = True
     moments = [moment for moment in random_moments(options.runs, units, options.seed)]
     for number, (victim, after_units, delay_s) in enumerate(moments):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,15 @@ def test_another_output_is_another_run(tmp_path: Path) -> None:
     with TrackedRun(tmp_path, IDENTITY) as one, TrackedRun(tmp_path, RunIdentity("extract", "b", "file:///b")) as two:
         assert one.run_id != two.run_id
     assert one.place.startswith("sqlite:///")
+
+
+def test_jobs_that_begin_at_once_share_a_fresh_database(tmp_path: Path) -> None:
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from pipelines.tracking import RunIdentity, TrackedRun
+        with TrackedRun(Path({str(tmp_path)!r}), RunIdentity("extract", "twice", sys.argv[1])) as run:
+            assert run.last_problem is None, run.last_problem
+    """
+    jobs = [subprocess.Popen([sys.executable, "-c", code, f"file:///store{number}"]) for number in range(3)]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
