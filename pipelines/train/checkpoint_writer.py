@@ -1,0 +1,142 @@
+"""Checkpoints written beside training: a copy in memory, a thread that writes it, a commit when every rank has.
+
+Training waits for the copy alone. The shards are written by a thread of each rank; that all of them are done is seen
+in the values that ranks exchange at every step anyway, and then the first rank's thread writes the commit. Threads take
+no part in collectives.
+
+How much work a kill can cost is a promise, and kept even where storage is slow: :meth:`CheckpointWriter.make_room`
+waits as soon as more steps would be at stake.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pipelines.errors import JobStopped
+from pipelines.retry import retrying
+from pipelines.train import checkpoint
+from pipelines.train.checkpoint import Checkpoint, Progress, Shard
+from pipelines.train.engine import Engine
+from pipelines.train.world import World
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time; every method is called by all ranks in the same order.
+
+    Args:
+        root: folder or prefix of checkpoints.
+        start: name of this start of the job, the same on all ranks.
+        newest: the checkpoint that training goes on from, if any.
+        settled: called by the first rank's thread with every new checkpoint once it counts; before the next does.
+        finish: called by the first rank's thread before a commit; what it returns is committed.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        start: str,
+        world: World,
+        newest: Checkpoint | None,
+        finish: Callable[[Progress], Progress],
+        settled: Callable[[Checkpoint], None],
+    ) -> None:
+        self._root, self._start, self._world = root, start, world
+        self._finish, self._settled = finish, settled
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._progress: Progress | None = None
+        self._shard: Future[Shard] | None = None
+        self._commit: Future[Checkpoint] | None = None
+        self._settling: Future[None] | None = None
+        self.committed = self.begun = newest.cursor if newest else -1
+        self.uri = newest.uri if newest else ""
+        self.stalled_s = 0.0
+
+    def begin(self, engine: Engine, progress: Progress) -> None:
+        """Copy the engine's state and let it be written; one that is still being written is waited for first."""
+        self.wait()
+        began_s = time.perf_counter()
+        tensors = engine.snapshot()
+        metadata = {"steps": str(engine.steps), "shapes": json.dumps(engine.shapes(), sort_keys=True)}
+        self.uri = uri = checkpoint.checkpoint_uri(self._root, progress.cursor, self._start)
+        rank, size = self._world.rank, self._world.size
+
+        def write() -> Shard:
+            return retrying(lambda: checkpoint.write_shard(uri, tensors, metadata, rank, size))
+
+        self._shard = self._thread.submit(write)
+        self._progress, self.begun = progress, progress.cursor
+        self.stalled_s += time.perf_counter() - began_s
+
+    @property
+    def state(self) -> tuple[float, float]:
+        """What the other ranks must know: whether this rank's shard is written, and the newest cursor that counts."""
+        if self._commit is not None and self._commit.done():
+            self._commit.result()
+            self._commit, self.committed = None, self.begun
+        return float(self._shard is not None and self._shard.done()), float(self.committed)
+
+    def advance(self, written: bool, committed: int) -> None:
+        """Take notice of what the ranks said.
+
+        Args:
+            written: whether all of them have written their shards.
+            committed: the first rank's newest cursor that counts.
+        """
+        self.committed = committed
+        if written and self._shard is not None:
+            self._hand_in()
+
+    def make_room(self, cursor: int, most_lost: int) -> None:
+        """Wait for the checkpoint in progress if another step would put more than ``most_lost`` steps at stake."""
+        if cursor + 1 - self.committed > most_lost and self.begun > self.committed:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint in progress counts."""
+        began_s = time.perf_counter()
+        if self._shard is not None:
+            self._hand_in()
+        if self.begun > self.committed:
+            if self._commit is not None:
+                self._commit.result()
+                self._commit = None
+            self._world.from_first(None)  # the others wait here for the first rank's thread
+            self.committed = self.begun
+        self.stalled_s += time.perf_counter() - began_s
+
+    def close(self) -> None:
+        """Wait for the thread; what it could not do after the last commit is raised."""
+        self._thread.shutdown()
+        self._settle()
+
+    def _hand_in(self) -> None:
+        """Tell the first rank what was written; its thread commits it.
+
+        Raises:
+            JobStopped: a rank could not write its shard; on all ranks.
+        """
+        assert self._shard is not None and self._progress is not None
+        problem = self._shard.exception()
+        outcomes = self._world.gather(str(problem) if problem else self._shard.result())
+        problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if problems:
+            raise JobStopped(f"a checkpoint could not be written: {problems[0]}; the same command continues")
+        progress, uri = self._progress, self.uri
+        self._shard = None
+
+        def commit() -> Checkpoint:
+            return retrying(lambda: checkpoint.write_commit(uri, outcomes, self._finish(progress)))
+
+        if self._world.first:
+            self._settle()
+            committing = self._commit = self._thread.submit(commit)
+            self._settling = self._thread.submit(lambda: self._settled(committing.result()))
+
+    def _settle(self) -> None:
+        """Find out about a failure in what followed the commit before."""
+        if self._settling is not None:
+            self._settling.result()
+            self._settling = None

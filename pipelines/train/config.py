@@ -1,0 +1,147 @@
+"""Configuration of a training run. What decides the weights is in the digest; where and how fast is not.
+
+One run trains one stage: the image stage's export is the video stage's ``model``. The number of workers is not in the
+digest, for it changes nothing but rounding: a run goes on with whatever number it is given.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from pipelines import storage
+from pipelines.config import Config, setting
+from pipelines.train.engine import EngineSettings
+from pipelines.train.manifest_builder import ManifestSettings
+from pipelines.train.media_index import Join
+from pipelines.train.plan import PlanSettings
+from pipelines.train.sentinel import WatchConfig
+from pipelines.train.stages import Stage
+
+
+class DataConfig(Config):
+    """Which samples, and where their media are."""
+
+    annotations: str = setting(about="LLaVA-style .json or .jsonl, or a .yaml that lists such files")
+    heldout: str | None = setting(None, about="annotations of samples to evaluate on, of the same form; null: none")
+    media_root: str = setting(".", about="folder or prefix that media paths start from", in_digest=False)
+    store: str | None = setting(None, about="feature store of the media; null: decode and encode all", in_digest=False)
+    online: bool = setting(True, about="decode and encode media that the store does not have", in_digest=False)
+    join: Join = setting("source", about="source: media are found in the store by URI; content: also by their bytes")
+    sampling: str = setting("fps:1", about="which frames of media that are not in the store: fps:R or uniform:N")
+    on_too_long: Literal["error", "quarantine"] = setting("error", about="what to do about a sample beyond the budget")
+    ignore_keys: tuple[str, ...] = setting((), about="keys of annotation rows that teach nothing")
+    max_quarantined_fraction: float = setting(
+        0.1, about="fraction of unusable rows above which nothing is trained", ge=0, le=1, in_digest=False
+    )
+
+    def manifest_settings(self, max_tokens: int) -> ManifestSettings:
+        return ManifestSettings(
+            max_tokens=max_tokens,
+            on_too_long=self.on_too_long,
+            join=self.join,
+            ignore_keys=self.ignore_keys,
+            sampling=self.sampling,
+            max_quarantined_fraction=self.max_quarantined_fraction,
+        )
+
+
+class WorkersConfig(Config):
+    """Processes that train, as Ray places them."""
+
+    count: int = setting(1, about="workers; any number continues a run", ge=1, in_digest=False)
+    cpus: float = setting(1.0, about="CPUs that Ray reserves per worker", gt=0, in_digest=False)
+    gpus: float = setting(0.0, about="GPUs per worker", ge=0, in_digest=False)
+    threads: int | None = setting(
+        None, about="CPU threads of torch per worker; null: torch's choice", ge=1, in_digest=False
+    )
+    restarts: int = setting(100, about="times that dead workers are started again", ge=0, in_digest=False)
+    reader_threads: int = setting(2, about="samples that a worker prepares at a time", ge=1, in_digest=False)
+    steps_ahead: int = setting(2, about="steps whose samples are prepared ahead", ge=1, in_digest=False)
+    peak_tflops: float | None = setting(
+        None,
+        about="TFLOP/s of one worker's device, for MFU (H100 in bfloat16: 989); null: no MFU",
+        gt=0,
+        in_digest=False,
+    )
+
+
+class CheckpointConfig(Config):
+    """When training is saved, and what is kept."""
+
+    every_steps: int = setting(
+        500,
+        about="steps of work that a kill may cost at most; a checkpoint begins every half of it, so that one is "
+        "written while the one before counts",
+        ge=1,
+        in_digest=False,
+    )
+    every_s: float | None = setting(
+        None,
+        about="seconds after which a checkpoint begins in any case; null: steps alone decide",
+        gt=0,
+        in_digest=False,
+    )
+    keep_last: int = setting(2, about="newest checkpoints to keep", ge=1, in_digest=False)
+    keep_best: bool = setting(True, about="also keep the one with the lowest held-out loss", in_digest=False)
+    asynchronous: bool = setting(True, about="train on while a checkpoint is written", in_digest=False)
+
+    @property
+    def spacing(self) -> int:
+        """Steps between checkpoints."""
+        return max(1, self.every_steps // 2)
+
+
+class EvaluationConfig(Config):
+    """Looks at the held-out samples while training."""
+
+    every_steps: int = setting(500, about="steps between evaluations; the last step is always followed by one", ge=1)
+    most_samples: int | None = setting(None, about="held-out samples to look at; null: all", ge=1)
+
+
+class TrainConfig(Config):
+    """samples + features -> checkpoints."""
+
+    name: str = setting(
+        "train", about="name of the run; its folder adds the digest", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+    )
+    output: str = setting("runs", about="root; the run is <root>/train/<name>-<digest>", in_digest=False)
+    workdir: str = setting("runs", about="local folder for MLflow, Ray and preset models", in_digest=False)
+    model: str = setting("tiny", about="checkpoint folder or preset name to start from")
+    data: DataConfig = setting(about="samples and their media")
+    stage: Stage = setting(Stage(), about="what is trained and how fast")
+    token_budget: int = setting(8192, about="tokens of a packed row at most", ge=1)
+    planned_ranks: int = setting(1, about="workers whose shares of a batch are to cost the same")
+    seed: int = setting(0, about="seed of the order of samples", ge=0)
+    engine: EngineSettings = setting(EngineSettings(), about="how the optimiser step is computed")
+    workers: WorkersConfig = setting(WorkersConfig(), about="processes that train")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig(), about="when training is saved")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), about="looks at held-out samples")
+    watch: WatchConfig = setting(
+        WatchConfig(), about="what happens when the loss is out of the ordinary", in_digest=False
+    )
+    audit: str | None = setting(
+        None, about="local folder that gets a line per step and worker: samples, loss; null: none", in_digest=False
+    )
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if self.token_budget < self.stage.max_sequence_length:
+            raise ValueError(
+                f"token_budget={self.token_budget} must be at least stage.max_sequence_length="
+                f"{self.stage.max_sequence_length}: a sample is never split"
+            )
+        return self
+
+    def plan_settings(self) -> PlanSettings:
+        return PlanSettings(
+            token_budget=self.token_budget,
+            global_batch_samples=self.stage.global_batch_samples,
+            planned_ranks=self.planned_ranks,
+        )
+
+    @property
+    def run_uri(self) -> str:
+        """Where this configuration's run is."""
+        return storage.join(storage.resolve(self.output), "train", f"{self.name}-{self.digest12}")

@@ -1,0 +1,78 @@
+"""Held-out samples, looked at while training: their loss, and how many answers the model would give word for word.
+
+An answer counts as right when the most likely token is the next one of the answer at every place: then greedy decoding
+gives exactly this answer. Both come out of one forward pass, through any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from longvu_model.config import IGNORE_INDEX
+from pipelines.train.collate import Bin, collate
+from pipelines.train.engine import Engine, SampleLoss, sample_losses
+from pipelines.train.plan import PlanSettings, TrainingPlan
+from pipelines.train.reader import PreparedSample, Reader
+from pipelines.train.world import World
+
+_BATCH_SAMPLES = 64
+
+
+class Evaluator:
+    """Evaluates an engine on the samples of a reader's manifest.
+
+    Args:
+        token_budget: tokens of a row.
+        most_samples: samples to look at, in a fixed order; None for all.
+    """
+
+    def __init__(self, reader: Reader, engine: Engine, world: World, token_budget: int, most_samples: int | None):
+        settings = PlanSettings(token_budget, global_batch_samples=_BATCH_SAMPLES, planned_ranks=world.size)
+        self._plan = TrainingPlan(reader.manifest.costs, 0, 1, settings)
+        self._reader, self._engine, self._world, self._most = reader, engine, world, most_samples
+
+    def __call__(self) -> dict[str, float]:
+        """``heldout.loss`` per token and ``heldout.exact_match`` per sample; a collective."""
+        loss = targets = right = count = seen = 0.0
+        self._engine.model.eval()
+        for step in self._reader.steps(self._plan, self._world.rank, self._world.size):
+            bins = [collate(members, self._engine.device, self._engine.settings.dtype) for members in step.bins]
+            for sample, exact in self._judged(bins):
+                loss, targets = loss + sample.loss_sum, targets + sample.num_targets
+                right, count = right + exact, count + 1
+            seen += len(self._plan[step.cursor].samples)
+            if self._most is not None and seen >= self._most:
+                break
+        self._engine.model.train()
+        loss, targets, right, count = self._world.exchange([loss, targets, right, count]).sum(0).tolist()
+        return {"heldout.loss": loss / max(1, targets), "heldout.exact_match": right / max(1, count)}
+
+    def _judged(self, bins: Sequence[Bin]) -> list[tuple[SampleLoss, bool]]:
+        with guesses(self._engine) as guessed:
+            losses = sample_losses(self._engine.forward(bins))
+        samples = [sample for one in bins for sample in one.samples]
+        targets = [wanted(sample) for sample in samples]
+        found = torch.cat(guessed).cpu() if guessed else torch.empty(0, dtype=torch.int64)
+        assert len(found) == sum(map(len, targets)), "a guess for every target"
+        parts = found.split([len(target) for target in targets])
+        return [(loss, torch.equal(*pair)) for loss, pair in zip(losses, zip(parts, targets, strict=True), strict=True)]
+
+
+@contextmanager
+def guesses(engine: Engine) -> Iterator[list[Tensor]]:
+    """The most likely id at every target of the forward passes in the block, in their order."""
+    found: list[Tensor] = []
+    hook = engine.model.lm_head.register_forward_hook(lambda _, __, logits: found.append(logits.argmax(-1)))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def wanted(sample: PreparedSample) -> Tensor:
+    """The ids of a sample's targets."""
+    return sample.labels[1:][sample.labels[1:] != IGNORE_INDEX]

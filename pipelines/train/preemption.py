@@ -1,0 +1,36 @@
+"""Being asked to stop: SIGTERM, or Ray's notice that a node will be taken away.
+
+A worker that is asked finishes its step; all workers then write a checkpoint and end. Signals reach a process's main
+thread, and Ray Train runs training in another, so :func:`listen` is called on the main thread of each worker.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+_asked = threading.Event()
+
+
+class Preempted(RuntimeError):
+    """A worker has to go; a checkpoint was written. Ray Train starts the workers again, here or elsewhere."""
+
+
+def listen() -> None:
+    """From now on SIGTERM asks this process to stop instead of ending it; on the main thread."""
+    signal.signal(signal.SIGTERM, lambda _, __: _asked.set())
+
+
+def asked() -> bool:
+    """Whether this process was asked to stop, or its node will be taken away."""
+    return _asked.is_set() or _node_drains()
+
+
+def _node_drains() -> bool:
+    """What Ray's public ``get_preemption_info`` reads; that is a barrier of all workers, too dear for every step."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    try:
+        return get_train_context().preemption_context.preemption_info is not None
+    except RuntimeError:  # not inside of a Ray Train worker
+        return False

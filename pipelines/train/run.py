@@ -1,0 +1,175 @@
+"""A training run before its first step: everything that can be wrong is found here, by one process, before anything
+is written; and what every worker then starts from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from longvu_model import official
+from longvu_model.config import LongVUConfig
+from longvu_model.modeling import LongVUForConditionalGeneration
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.store import FeatureStore
+from pipelines.train import checkpoint, stages
+from pipelines.train.annotations import AnnotationFile, annotation_files
+from pipelines.train.config import TrainConfig
+from pipelines.train.manifest import Manifest
+from pipelines.train.manifest_builder import build_manifest
+from pipelines.train.plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can start; every worker gets a copy.
+
+    Args:
+        config: what was asked for.
+        model_folder: checkpoint to start from, ours or the published layout.
+        model_digest: of its configuration and the shapes of its weights.
+        manifest: of the samples to learn.
+        heldout: of those to evaluate on.
+        plan_digest: of the batches.
+        num_steps: global batches.
+    """
+
+    config: TrainConfig
+    model_folder: str
+    model_digest: str
+    manifest: str
+    heldout: str | None
+    plan_digest: str
+    num_steps: int
+
+    @property
+    def uri(self) -> str:
+        return self.config.run_uri
+
+    @property
+    def checkpoints(self) -> str:
+        return storage.join(self.uri, "checkpoints")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run and what was made to check it."""
+
+    run: Run
+    model_config: LongVUConfig
+    tokenizer: PreTrainedTokenizerBase
+    manifest: Manifest
+    heldout: Manifest | None
+    plan: TrainingPlan
+
+
+def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
+    """Check a configuration against its model, data and checkpoints, and plan its batches.
+
+    Args:
+        model_folder: of the model that the configuration names.
+
+    Raises:
+        UserError: what cannot be used, in one line; nothing but manifests was written.
+    """
+    model_config = staged_config(config, model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    store = FeatureStore.open(config.data.store) if config.data.store else None
+    files = annotation_files(config.data.annotations, config.data.media_root)
+    held_files = annotation_files(config.data.heldout, config.data.media_root) if config.data.heldout else []
+
+    def manifest_of(chosen: list[AnnotationFile]) -> Manifest:
+        root = storage.join(storage.resolve(config.output), "train", "manifests")
+        found = build_manifest(
+            root, chosen, model_config, tokenizer, store, config.data.manifest_settings(config.token_budget)
+        )
+        if found.num_online and not config.data.online:
+            raise UserError(
+                f"data.online=false, and {found.num_online} of {len(found)} samples of {chosen[0].uri} have media that "
+                f"are not in data.store={config.data.store}: extract them, or set data.online=true"
+            )
+        return found
+
+    manifest = manifest_of(files)
+    heldout = manifest_of(held_files) if held_files else None
+    plan = training_plan(config, manifest)
+    run = Run(
+        config=config,
+        model_folder=str(model_folder.resolve()),
+        model_digest=model_digest(model_folder),
+        manifest=manifest.uri,
+        heldout=heldout.uri if heldout else None,
+        plan_digest=plan.digest,
+        num_steps=plan.num_steps,
+    )
+    check_progress(run)
+    return Prepared(run, model_config, tokenizer, manifest, heldout, plan)
+
+
+def training_plan(config: TrainConfig, manifest: Manifest) -> TrainingPlan:
+    return TrainingPlan(manifest.costs, config.seed, config.stage.epochs, config.plan_settings())
+
+
+def staged_config(config: TrainConfig, folder: Path) -> LongVUConfig:
+    """The model's configuration as the stage sets it; no weights are read."""
+    return staged_model(config, folder, weights=False).config
+
+
+def staged_model(config: TrainConfig, folder: Path, *, weights: bool = True) -> LongVUForConditionalGeneration:
+    """The model, ready for the stage.
+
+    Args:
+        weights: false for a model without memory, to look at.
+
+    Raises:
+        UserError: the folder holds no LongVU checkpoint, or one that the stage does not fit.
+    """
+    if official.is_published(folder):
+        raise UserError(f"model={folder}: a checkpoint in the published layout; convert it first: longvu convert")
+    try:
+        if weights:
+            model = LongVUForConditionalGeneration.from_pretrained(folder)
+        else:
+            with torch.device("meta"):
+                model = LongVUForConditionalGeneration(LongVUConfig.from_pretrained(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model={folder}: {error}") from None
+    # published rules make a sample depend on its neighbours in a padded batch, which packing does not have
+    model.config.semantics = "corrected"
+    stages.apply(model, config.stage)
+    return model
+
+
+def model_digest(folder: Path) -> str:
+    """blake2b over a checkpoint's configuration and the names and sizes of its weights, 32 hex digits."""
+    record = json.loads((folder / "config.json").read_text())
+    record.pop("transformers_version", None)
+    sizes = [(path.name, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))]
+    facts = json.dumps([record, sizes], sort_keys=True)
+    return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+
+
+def check_progress(run: Run) -> None:
+    """Compare what is there of the run with what it would be now.
+
+    Raises:
+        UserError: its checkpoints were planned from something else.
+    """
+    for found in checkpoint.finished(run.checkpoints)[:1]:
+        where, progress = storage.shown(found.uri), found.progress
+        if progress.plan_digest != run.plan_digest:
+            raise UserError(
+                f"{where} was trained on other batches than these: the annotations, the feature store or the tokenizer "
+                f"changed since; undo that, or give the run another name="
+            )
+        if progress.model != run.model_digest:
+            raise UserError(
+                f"{where} started from another checkpoint than model={run.config.model} is now: undo that, or give the "
+                f"run another name="
+            )

@@ -1,0 +1,110 @@
+"""The watch over the loss: what is out of the ordinary, whose fault it is, and what is done about it.
+
+A loss is judged before the weights are changed by it. It is out of the ordinary when it is not a number, or so far
+above the losses before that chance does not explain it: its distance from their median, in units of their median
+distance (as standard deviations), exceeds the threshold. Losses that were refused do not count among those before.
+
+* ``skip``: the batch changes nothing, training goes on behind it.
+* ``rewind``: a loss that rises may come from what was learned before it; the weights go back to the last checkpoint
+  and training goes on behind the batch. What lies between the two is not learned in this run.
+* ``halt``: the run ends and says what it saw.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.config import Config, setting
+from pipelines.train.engine import SampleLoss
+
+Policy = Literal["skip", "rewind", "halt"]
+
+_MAD_TO_STD = 1.4826
+_LEAST_SPREAD = 0.02  # of the median: the losses of a model that has learned all there is hardly differ
+_MOST_NAMED = 8
+
+
+class WatchConfig(Config):
+    """What happens when the loss is not a number, or spikes."""
+
+    non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
+    spike: Policy = setting("skip", about="what to do about a loss far above those before it")
+    threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
+    window: int = setting(100, about="losses that the next one is compared with", ge=8)
+    warmup: int = setting(20, about="steps before any loss is called a spike", ge=8)
+    most_refused: int = setting(20, about="batches that may be refused before the run is halted all the same", ge=0)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something out of the ordinary.
+
+    Attributes:
+        cursor: global batch.
+        reason: what was seen, in words.
+        policy: what is to be done.
+    """
+
+    cursor: int
+    reason: str
+    policy: Policy
+
+
+class Sentinel:
+    """Judges losses; what it remembers is part of a checkpoint.
+
+    Args:
+        losses: those that the next one is compared with.
+    """
+
+    def __init__(self, config: WatchConfig, losses: Sequence[float] = ()) -> None:
+        self._config = config
+        self.losses: deque[float] = deque(losses, maxlen=config.window)
+
+    def judge(self, cursor: int, loss: float) -> Event | None:
+        """Whether the loss of a batch is out of the ordinary; one that is not is remembered."""
+        if not math.isfinite(loss):
+            return Event(cursor, f"a loss of {loss}", self._config.non_finite)
+        score = robust_score(loss, self.losses)
+        if len(self.losses) >= self._config.warmup and score > self._config.threshold:
+            median = statistics.median(self.losses)
+            reason = f"a loss of {loss:.4g}, {score:.0f} standard deviations above the {median:.4g} before it"
+            return Event(cursor, reason, self._config.spike)
+        self.losses.append(loss)
+        return None
+
+    def judge_gradient(self, cursor: int, grad_norm: float) -> Event | None:
+        """The same for the norm of the gradient, which is only expected to be a number."""
+        if math.isfinite(grad_norm):
+            return None
+        return Event(cursor, f"a gradient of norm {grad_norm}", self._config.non_finite)
+
+    def responsible(self, samples: Iterable[SampleLoss]) -> list[SampleLoss]:
+        """Of the samples of a refused batch those to blame, the worst first: without a number for a loss, else those
+        whose own loss is far above the batches before, else the one with the largest."""
+        known = list(samples)
+        broken = [sample for sample in known if not math.isfinite(sample.loss_sum)]
+        if broken:
+            return broken[:_MOST_NAMED]
+        ranked = sorted(known, key=mean_loss, reverse=True)
+        far = [sample for sample in ranked if robust_score(mean_loss(sample), self.losses) > self._config.threshold]
+        return (far or ranked[:1])[:_MOST_NAMED]
+
+
+def mean_loss(sample: SampleLoss) -> float:
+    """Loss per target."""
+    return sample.loss_sum / max(1, sample.num_targets)
+
+
+def robust_score(value: float, others: Sequence[float] | deque[float]) -> float:
+    """Distance above the median of ``others`` in standard deviations, these estimated by the median distance."""
+    if not others:
+        return 0.0
+    median = statistics.median(others)
+    spread = _MAD_TO_STD * statistics.median(abs(other - median) for other in others)
+    return (value - median) / max(spread, _LEAST_SPREAD * abs(median), 1e-12)

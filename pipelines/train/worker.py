@@ -1,0 +1,189 @@
+"""Training on Ray: workers that are placed, watched and started again.
+
+Ray Train starts the workers, joins them in a process group and, when one dies, starts all of them again; what they go
+on from is our own newest checkpoint. The driver only waits. A mistake of the user's, or a run that halts itself, ends a
+worker normally and is raised again by the driver: starting such a worker again would come to the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import JobStopped, UserError
+
+if TYPE_CHECKING:
+    from pipelines.train.loop import Outcome
+    from pipelines.train.run import Run
+
+_STOP_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A user error on its way from a worker to the driver."""
+
+    message: str
+    stopped: bool
+
+
+def train_on_ray(run: Run) -> Outcome:
+    """Train with the workers that the configuration asks for, until the end or until this process is asked to stop.
+
+    Ray must be running. When this process gets SIGTERM or Ctrl-C, the workers write a checkpoint first.
+
+    Raises:
+        UserError: what a worker could not use.
+        JobStopped: training halted, cannot write, or its workers died too often.
+    """
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
+    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=workers.count + 2).remote()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"run": run, "bell": bell},
+        torch_config=_torch_config(workers.gpus > 0),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=f"{run.config.name}-{run.config.digest12}",
+            storage_path=str(workdir / "ray-train"),
+            failure_config=FailureConfig(max_failures=workers.restarts, controller_failure_limit=workers.restarts),
+        ),
+    )
+    result = _fit(trainer.fit, lambda: ray.get(bell.ring.remote()))
+    told = result.return_value
+    if isinstance(told, _Refusal):
+        raise (JobStopped if told.stopped else UserError)(told.message)
+    return told
+
+
+def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
+    """Call ``fit`` in a thread, so that a signal reaches this one, which then asks the workers to stop."""
+    from ray.train import TrainingFailedError
+
+    outcome: dict[str, Any] = {}
+
+    def call() -> None:
+        try:
+            outcome["result"] = fit()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=call, name="trainer", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.5)
+    except BaseException:
+        ask_to_stop()
+        thread.join(_STOP_WITHIN_S)
+        raise
+    error = outcome.get("error")
+    if isinstance(error, TrainingFailedError):
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise JobStopped(f"training failed after all its restarts (workers.restarts): {lines[-1]}") from error
+    if error is not None:
+        raise error
+    return outcome["result"]
+
+
+def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
+    """What each worker runs: :func:`pipelines.train.loop.train` with materials of its own."""
+    import ray.train.torch
+
+    from pipelines.train.loop import train
+    from pipelines.train.materials import make_materials
+    from pipelines.train.preemption import Preempted, asked
+    from pipelines.train.world import World
+
+    run: Run = arguments["run"]
+    rung = arguments["bell"].wait.remote()
+
+    def notice() -> str:
+        if asked():
+            return "preempted"
+        return "stop" if ray.wait([rung], timeout=0)[0] else ""
+
+    try:
+        outcome = train(make_materials(run, ray.train.torch.get_device()), World(), notice)
+    except UserError as error:
+        return _Refusal(str(error), isinstance(error, JobStopped))
+    if outcome.notice == "preempted":
+        raise Preempted(f"asked to go at step {outcome.cursor}, which is saved")
+    return outcome
+
+
+class _Bell:
+    """An actor by which the driver tells the workers to stop."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    def wait(self) -> bool:
+        return self._rung.wait()
+
+
+def _torch_config(gpus: bool) -> Any:
+    """Ray's process group, plus a handler for SIGTERM on the main thread of every worker."""
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _TorchBackend
+
+    class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            from pipelines.train.preemption import listen
+
+            super().on_start(worker_group, backend_config)
+            worker_group.execute(listen)
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return Config(backend="nccl" if gpus else "gloo")
+
+
+@contextlib.contextmanager
+def ray_session(num_cpus: float) -> Iterator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while.
+
+    Args:
+        num_cpus: that the workers reserve together.
+
+    Raises:
+        UserError: no cluster answers.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if ray.is_initialized():
+        yield
+        return
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
+    else:
+        cpus = max(int(num_cpus + 1), os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
