@@ -13,9 +13,10 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,9 @@ LINK_TAG = "longvu.link."
 # After a failed delivery, records go straight to the spool for this long: a dead server must not slow the job.
 _RETRY_AFTER_S = 60.0
 _MAX_PARAM_LENGTH = 6000
+_MOST_METRICS = 1000
+# The last value that MLflow keeps of this metric says how far a run's steps are recorded.
+_STEP_METRIC = "step"
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,14 @@ class TrackedRun:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Record measurements; ``step`` counts whatever the stage counts (units, optimizer steps)."""
-        self._record("metrics", {"values": dict(values), "step": step, "time_ms": time.time_ns() // 1_000_000})
+        self._record("metrics", {"values": dict(values), "step": step, "time_ms": _now_ms()})
+
+    def steps(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Record the measurements of many steps in rising order, each step once.
+
+        Steps up to the last one that the run has are left out, so a restarted job may repeat what it is not sure of.
+        """
+        self._record("steps", {"rows": [[step, dict(values)] for step, values in rows], "time_ms": _now_ms()})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record facts that are no measurements: digests, paths, versions."""
@@ -199,7 +210,31 @@ def _apply(client: Any, run_id: str, operation: str, values: Mapping[str, Any]) 
             Metric(name, float(value), values["time_ms"], values["step"]) for name, value in values["values"].items()
         ]
         client.log_batch(run_id, metrics=measured)
+    elif operation == "steps":
+        _add_steps(client, run_id, values["rows"], values["time_ms"])
     elif operation == "tags":
         client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
     else:
         client.set_terminated(run_id, status=values["status"])
+
+
+def _add_steps(client: Any, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]]], time_ms: int) -> None:
+    """A step's metrics are in one batch, which the server takes as a whole or not at all."""
+    from mlflow.entities import Metric
+
+    last = client.get_run(run_id).data.metrics.get(_STEP_METRIC, -math.inf)
+    batch: list[Any] = []
+    for step, values in rows:
+        if step <= last:
+            continue
+        measured = [Metric(name, float(value), time_ms, step) for name, value in {_STEP_METRIC: step, **values}.items()]
+        if len(batch) + len(measured) > _MOST_METRICS:
+            client.log_batch(run_id, metrics=batch)
+            batch = []
+        batch += measured
+    if batch:
+        client.log_batch(run_id, metrics=batch)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
