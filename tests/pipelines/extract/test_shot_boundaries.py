@@ -12,6 +12,7 @@ from longvu_model.video import decode_frames
 from pipelines.corpus.scenes import PAINTERS, PALETTES
 from pipelines.extract.shot_boundaries import shot_boundaries
 from pipelines.extract.stage_columns import reduced
+from tests.benchmarks import shots
 from tests.pipelines.conftest import SHARED_VIDEOS
 
 WIDTH, HEIGHT = 128, 72
@@ -102,6 +103,14 @@ def test_gradual_transitions_are_one_boundary(hills: np.ndarray) -> None:
 def test_options_are_checked(hills: np.ndarray, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         shot_boundaries(still(hills, 2), np.arange(2.0), **options)
+
+
+def test_moving_cameras_flashes_fades_and_dissolves() -> None:
+    """The hard set of the benchmark: most changes are found, and nothing else is."""
+    clips = [shots.hard(seed, 5) for seed in (0, 1)]
+    counts = [shots.score(clip, shots.stage(clip)) for clip in clips]
+    hits, detected = (sum(values) for values in zip(*counts, strict=True))
+    assert hits == detected and hits >= 0.8 * sum(len(clip.transitions) for clip in clips)
 
 
 @pytest.mark.skipif(not SHARED_VIDEOS.is_dir(), reason="shared videos are not here")
