@@ -121,10 +121,11 @@ class _Tower(nn.Module, ABC):
                 f"not {tuple(pixels_FCHW.shape)}; preprocess the frames with the model's own processor"
             )
         pixels_FCHW = pixels_FCHW.to(self.patch.weight.dtype)
-        outputs = [self._encode(chunk) for chunk in pixels_FCHW.split(FRAMES_PER_CALL)]
+        outputs = [self.encode(chunk) for chunk in pixels_FCHW.split(FRAMES_PER_CALL)]
         return torch.cat(outputs) if len(outputs) != 1 else outputs[0]
 
-    def _encode(self, pixels_FCHW: Tensor) -> Tensor:
+    def encode(self, pixels_FCHW: Tensor) -> Tensor:
+        """As :meth:`forward`, all frames in one call and unchecked: what ``torch.compile`` is given."""
         x_FND = self.embed(pixels_FCHW)
         for block in self.blocks:
             x_FND = block(x_FND)

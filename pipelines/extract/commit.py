@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.extract.stage_columns import columns_of
 from pipelines.extract.stages import FrameStage
-from pipelines.store.features import FeatureSpec, encode
+from pipelines.store.features import FeatureSpec, content_digest, encode
 from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, frames_schema
 
 _PER_FRAME = ("frame_index", "pts_s", "similarity", "kept", "stored")
@@ -28,7 +28,7 @@ def unit_tables(
     """
     counts = [member["num_sampled"] for member in header["members"]]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return _frames(header, arrays, specs, stages, starts), _videos(header, arrays, starts)
+    return _frames(header, arrays, specs, stages, starts), _videos(header, arrays, specs, starts)
 
 
 def _frames(
@@ -73,11 +73,21 @@ def _is_first(members: list[dict[str, Any]], position: int) -> bool:
     return all(member["video_id"] != video_id or not member["num_sampled"] for member in members[:position])
 
 
-def _videos(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], starts: np.ndarray) -> pa.Table:
-    rows = [
-        {name: member.get(name) for name in VIDEOS.names}
-        | {"unit_id": header["unit_id"]}
-        | {name: arrays[name][starts[position] : starts[position + 1]] for name in _PER_FRAME}
-        for position, member in enumerate(header["members"])
-    ]
+def _videos(
+    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], specs: tuple[FeatureSpec, ...], starts: np.ndarray
+) -> pa.Table:
+    rows = []
+    for member, first, last in zip(header["members"], starts[:-1], starts[1:], strict=True):
+        row = {name: member.get(name) for name in VIDEOS.names} | {"unit_id": header["unit_id"]}
+        row |= {name: arrays[name][first:last] for name in _PER_FRAME}
+        if first < last:
+            row |= {f"{spec.name}_digest": _digest(arrays, spec, first, last) for spec in specs}
+        rows.append(row)
     return pa.Table.from_pylist(rows, VIDEOS)
+
+
+def _digest(arrays: Mapping[str, np.ndarray], spec: FeatureSpec, first: int, last: int) -> str:
+    stored = arrays["stored"]
+    before, within = np.count_nonzero(stored[:first]), stored[first:last]
+    raw_FB = arrays[spec.name][before : before + np.count_nonzero(within)]
+    return content_digest(raw_FB, arrays["frame_index"][first:last][within])

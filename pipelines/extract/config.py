@@ -46,6 +46,9 @@ class EncodeConfig(Config):
     batch_frames: int = setting(
         64, about="frames per call of a tower; a multiple of 16", ge=16, multiple_of=WINDOW_FRAMES, in_digest=False
     )
+    compile: bool | None = setting(
+        None, about="compile the towers; null: on GPUs only. Pays after some thousand frames", in_digest=False
+    )
     cpus: float = setting(0.75, about="CPUs that Ray reserves per actor", gt=0, in_digest=False)
     gpus: float | None = setting(
         None, about="GPUs per actor; null: 1 where the cluster has any, else 0", ge=0, in_digest=False

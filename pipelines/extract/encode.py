@@ -1,25 +1,29 @@
 """Encode a unit: DINOv2 features and window similarity of every sampled frame; what is kept; SigLIP of what is stored.
 
-Frames go through a tower in batches of whole windows that begin at the start of each source, so a source that was
-split gives the same numbers as a whole one.
+Batching, uploads and memory are :mod:`longvu_model.tower_runner`'s. Windows begin at the start of each source, and on a
+CPU batches do too, so a source that was split gives the same numbers as a whole one.
 
-Shapes: T sampled frames of a source, P tokens, D channels, s input side of a tower.
+Shapes: T sampled frames of a unit, F frames of some whole windows, P tokens, D channels, s input side of a tower.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from longvu_model.frame_selection import window_similarity
-from longvu_model.image_processing import preprocess_frames
+from longvu_model.tower_runner import TowerRunner, call_within_memory
+from pipelines.errors import UserError
 from pipelines.extract.towers import TowerBundle
-from pipelines.store.features import FeatureSpec, add_digests, cast_features, content_digest, raw_bytes
+from pipelines.store.features import FeatureSpec, cast_features, raw_bytes
+from pipelines.store.schema import WINDOW_FRAMES
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class EncodeSettings:
         keep_threshold, keep_all_below: as in the store's manifest.
         precision: number format of the towers.
         batch_frames: frames per call of a tower, a multiple of 16.
+        compile: whether towers are compiled; None: on CUDA only.
     """
 
     specs: tuple[FeatureSpec, ...]
@@ -38,88 +43,150 @@ class EncodeSettings:
     keep_all_below: int
     precision: str
     batch_frames: int
+    compile: bool | None = None
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Towers in place and ready to run."""
+    """Towers in place and ready to run; their batches shrink for good where memory runs out."""
 
-    towers: Mapping[str, Any]
+    runners: Mapping[str, TowerRunner]
     settings: EncodeSettings
-    device: torch.device
 
     @classmethod
     def load(cls, bundle: TowerBundle, settings: EncodeSettings) -> Encoder:
-        """Build the towers on the GPU where there is one."""
+        """Build the towers on the GPU where there is one.
+
+        Raises:
+            UserError: a tower cannot be compiled, or not even 16 frames fit the memory.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = getattr(torch, settings.precision)
-        towers = {spec.name: bundle.build(spec.name).to(device, dtype) for spec in settings.specs}
-        return cls(towers, settings, device)
+        runners = {
+            spec.name: TowerRunner(
+                bundle.build(spec.name),
+                device=device,
+                dtype=getattr(torch, settings.precision),
+                batch_frames=settings.batch_frames,
+                compiled=settings.compile,
+            )
+            for spec in settings.specs
+        }
+        encoder = cls(runners, settings)
+        encoder._warm_up()
+        return encoder
 
-    def features(self, name: str, frames_TssC: np.ndarray) -> torch.Tensor:
-        """One tower's features of frames that are already square: (T, P, D) on the device."""
-        tower = self.towers[name]
-        pixels = preprocess_frames(frames_TssC, tower.image_size, tower.image_mean, tower.image_std)
-        return tower(pixels.to(self.device))
+    @property
+    def batch_frames(self) -> int:
+        """Frames per call, as far as they were found to fit."""
+        return min(runner.batch_frames for runner in self.runners.values())
+
+    def within_memory(self, call: Callable[[], Result]) -> Result:
+        """``call()``, again with smaller batches as often as memory runs out.
+
+        Raises:
+            UserError: not even 16 frames fit.
+        """
+        try:
+            return call_within_memory(list(self.runners.values()), call)
+        except MemoryError as error:
+            raise UserError(f"{error}; set encode.precision=bfloat16, or run fewer processes beside it") from error
+
+    def _warm_up(self) -> None:
+        """Compile, and find the batches that fit, before the first unit waits."""
+        try:
+            for runner in self.runners.values():
+                if runner.one_shape:
+                    self.within_memory(runner.warm_up)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            cause = str(error).strip().splitlines()[0]
+            raise UserError(f"the towers cannot be compiled here ({cause}); set encode.compile=false") from error
 
 
-@torch.inference_mode()
 def encode_unit(
     header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], encoder: Encoder
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Encode what :func:`pipelines.extract.decode.decode_unit` gave.
 
     Returns:
-        its header with the counts and digests of each member filled in, and its arrays with pixels replaced by:
-        similarity float32 (T,), kept bool (T,), stored bool (T,), and per tower uint8 (stored frames, bytes).
+        its header with the counts of each member filled in and ``encode_batch_frames``, the frames per call of a tower;
+        and its arrays with pixels replaced by: similarity float32 (T,), kept bool (T,), stored bool (T,), and per tower
+        uint8 (stored frames, bytes).
+
+    Raises:
+        UserError: features that the stored format cannot hold, or not even 16 frames fit the memory.
     """
-    settings = encoder.settings
-    names = {spec.name for spec in settings.specs}
-    columns: dict[str, list[np.ndarray]] = {
-        "similarity": [np.empty(0, np.float32)],
-        "kept": [np.empty(0, bool)],
-        "stored": [np.empty(0, bool)],
-        **{spec.name: [np.empty((0, spec.frame_bytes), np.uint8)] for spec in settings.specs},
+    counts = [member["num_sampled"] for member in header["members"]]
+    store_all = [_total(member) <= encoder.settings.keep_all_below for member in header["members"]]
+    pixels = {name: arrays[name] for name in encoder.runners}
+    encoded = encoder.within_memory(lambda: _encode(pixels, counts, np.repeat(store_all, counts), encoder))
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    facts = [
+        {f"num_{name}": int(encoded[name][start:stop].sum()) for name in ("kept", "stored")}
+        for start, stop in itertools.pairwise(starts.tolist())
+    ]
+    members = [member | fact for member, fact in zip(header["members"], facts, strict=True)]
+    others = {name: array for name, array in arrays.items() if name not in pixels}
+    return {**header, "members": members, "encode_batch_frames": encoder.batch_frames}, others | encoded
+
+
+def _total(member: Mapping[str, Any]) -> int:
+    return int(member["num_sampled"] if member["num_chunks"] == 1 else member["total_samples"])
+
+
+@torch.inference_mode()
+def _encode(
+    pixels: Mapping[str, np.ndarray], counts: Sequence[int], store_all_T: np.ndarray, encoder: Encoder
+) -> dict[str, np.ndarray]:
+    """The arrays of :func:`encode_unit`, of sources of so many frames each."""
+    total = sum(counts)
+    similarity_T, stored_T = np.empty(total, np.float32), np.empty(total, bool)
+    dino, *others = encoder.settings.specs
+    dino_KB = np.empty((total, dino.frame_bytes), np.uint8)
+    first = num_stored = 0
+    stored_counts = []
+    features = encoder.runners[dino.name].run(pixels[dino.name], counts)
+    for features_FPD, windows in whole_windows(features, window_sizes(counts)):
+        span = slice(first, first + len(features_FPD))
+        similarity_T[span] = window_similarity(features_FPD, torch.tensor(windows)).cpu().numpy()
+        stored_T[span] = (similarity_T[span] < encoder.settings.keep_threshold) | store_all_T[span]
+        stored_F = torch.from_numpy(stored_T[span])
+        stored_counts.append(int(stored_F.sum()))
+        kept_KPD = features_FPD[stored_F.to(features_FPD.device)]
+        dino_KB[num_stored : num_stored + stored_counts[-1]] = _bytes(kept_KPD, dino)
+        first, num_stored = span.stop, num_stored + stored_counts[-1]
+    encoded = {
+        "similarity": similarity_T,
+        "kept": similarity_T < encoder.settings.keep_threshold,
+        "stored": stored_T,
+        dino.name: dino_KB[:num_stored],
     }
-    members = []
-    first = 0
-    for member in header["members"]:
-        last = first + member["num_sampled"]
-        total = member["num_sampled"] if member["num_chunks"] == 1 else member["total_samples"]
-        store_all = total <= settings.keep_all_below
-        counts: Counter[str] = Counter()
-        digests: dict[str, list[str]] = {f"{name}_digest": [] for name in names}
-        for start in range(first, last, settings.batch_frames):
-            batch = slice(start, min(start + settings.batch_frames, last))
-            encoded = _encode_batch({name: arrays[name][batch] for name in names}, store_all, encoder)
-            for name, values in encoded.items():
-                columns[name].append(values)
-            counts.update(num_kept=int(encoded["kept"].sum()), num_stored=int(encoded["stored"].sum()))
-            stored_index = arrays["frame_index"][batch][encoded["stored"]]
-            for name in names:
-                digests[f"{name}_digest"].append(content_digest(encoded[name], stored_index))
-        facts = {"num_kept": counts["num_kept"], "num_stored": counts["num_stored"]}
-        members.append(
-            member | facts | {name: add_digests(parts) if parts else None for name, parts in digests.items()}
+    for spec in others:
+        parts = encoder.runners[spec.name].run(pixels[spec.name][stored_T], stored_counts)
+        encoded[spec.name] = np.concatenate(
+            [np.empty((0, spec.frame_bytes), np.uint8), *(_bytes(part, spec) for part in parts)]
         )
-        first = last
-    others = {name: array for name, array in arrays.items() if name not in names}
-    return {**header, "members": members}, others | {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
-def _encode_batch(frames: Mapping[str, np.ndarray], store_all: bool, encoder: Encoder) -> dict[str, np.ndarray]:
-    """Whole windows of one source: similarity, kept, stored, and per tower the stored frames' bytes."""
-    dino_FPD = encoder.features("dinov2", frames["dinov2"])
-    similarity_F = window_similarity(dino_FPD).cpu()
-    kept_F = similarity_F < encoder.settings.keep_threshold
-    stored_F = kept_F | store_all
-    encoded = {"similarity": similarity_F.numpy(), "kept": kept_F.numpy(), "stored": stored_F.numpy()}
-    for spec in encoder.settings.specs:
-        if spec.name == "dinov2":
-            features_KPD = dino_FPD[stored_F.to(dino_FPD.device)]
-        elif stored_F.any():
-            features_KPD = encoder.features(spec.name, frames[spec.name][encoded["stored"]])
-        else:
-            features_KPD = dino_FPD.new_empty(0, spec.tokens, spec.width)
-        encoded[spec.name] = raw_bytes(cast_features(features_KPD, spec)).reshape(-1, spec.frame_bytes)
     return encoded
+
+
+def _bytes(features_FPD: torch.Tensor, spec: FeatureSpec) -> np.ndarray:
+    return raw_bytes(cast_features(features_FPD, spec)).reshape(-1, spec.frame_bytes)
+
+
+def window_sizes(counts: Iterable[int]) -> list[int]:
+    """Frames of each window of sources of so many frames."""
+    return [min(WINDOW_FRAMES, count - first) for count in counts for first in range(0, count, WINDOW_FRAMES)]
+
+
+def whole_windows(batches: Iterable[torch.Tensor], sizes: Sequence[int]) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Cut batches anew where windows end: features of whole windows, and the windows' sizes."""
+    waiting: torch.Tensor | None = None
+    next_window = 0
+    for batch in batches:
+        features = batch if waiting is None else torch.cat([waiting, batch])
+        done, ready = 0, []
+        while next_window < len(sizes) and done + sizes[next_window] <= len(features):
+            ready.append(sizes[next_window])
+            done, next_window = done + sizes[next_window], next_window + 1
+        waiting = features[done:] if done < len(features) else None
+        if ready:
+            yield features[:done], ready

@@ -125,6 +125,7 @@ def _run(
                 keep_all_below=config.keep_all_below,
                 precision=config.encode.precision,
                 batch_frames=config.encode.batch_frames,
+                compile=config.encode.compile,
             ),
         )
         frames = failed = 0
