@@ -68,11 +68,10 @@ def load(
         CheckpointError: the configuration is not supported, or tensors are missing, surplus or misshapen.
         FileNotFoundError: a folder or its files do not exist.
     """
+    config = read_config(source, siglip=siglip, dino=dino, overrides=overrides)
     folder = _folder(source)
-    published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
     siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
     dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
-    config = config_from_published(published, _tower_config(siglip_folder), _tower_config(dino_folder))
     state = {
         **read_state(folder, names.MODEL_NAMES, names.MODEL_UNUSED),
         **read_state(siglip_folder, names.SIGLIP_NAMES, names.SIGLIP_UNUSED, target="model.towers.siglip."),
@@ -81,6 +80,26 @@ def load(
     check_state(config, state, source)
     kwargs.setdefault("dtype", "auto")
     return LongVUForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
+
+
+def read_config(
+    source: str | Path,
+    *,
+    siglip: str | Path | None = None,
+    dino: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> LongVUConfig:
+    """The configuration of a checkpoint in the published layout, without its weights; arguments as of :func:`load`.
+
+    Raises:
+        CheckpointError: the configuration is not supported.
+        FileNotFoundError: a folder or its files do not exist.
+    """
+    folder = _folder(source)
+    published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
+    siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
+    dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
+    return config_from_published(published, _tower_config(siglip_folder), _tower_config(dino_folder))
 
 
 def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_size: str = "5GB") -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from pipelines.errors import UserError
 
@@ -193,16 +193,17 @@ def remove(uri: str) -> None:
             _s3().rm_file(uri)
 
 
-def open_input(uri: str) -> IO[bytes]:
+def open_input(uri: str) -> BinaryIO:
     """A seekable binary file for reading."""
     if is_local(uri):
         return local_path(uri).open("rb")
     with _s3_errors(uri):
-        return _s3().open(uri, "rb", block_size=_S3_PART_BYTES, cache_type="readahead")
+        file: BinaryIO = _s3().open(uri, "rb", block_size=_S3_PART_BYTES, cache_type="readahead")
+        return file
 
 
 @contextlib.contextmanager
-def local_or_ranged(uri: str) -> Iterator[Path | IO[bytes]]:
+def local_or_ranged(uri: str) -> Iterator[Path | BinaryIO]:
     """The object for a reader that jumps about: its path where local, else a file of small ranged reads.
 
     The blocks that were read last are kept, so a few kilobytes here and there cost a few requests.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -80,5 +80,5 @@ def _counted_indices(uri: str, rule: FrameSampling) -> _Indices:
         return iter_frame_blocks(file, rule).indices
 
 
-def _size(source: Path | IO[bytes]) -> int:
+def _size(source: Path | BinaryIO) -> int:
     return os.path.getsize(source) if isinstance(source, Path) else source.seek(0, io.SEEK_END)
