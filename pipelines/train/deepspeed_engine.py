@@ -211,6 +211,8 @@ class FencedModel(nn.Module):
         self.front = Region(Visual(core))
         self.chunk_targets = chunk_targets
         self._language_model = (core.language_model,)  # in a tuple, for a module would be registered
+        # Made here: ZeRO-3 takes a look at a weight outside its module for a use of it.
+        self._entry = torch.zeros(1, device=model.lm_head.weight.device, dtype=model.lm_head.weight.dtype)
         self.row: PackedRow
 
     def forward(self, samples: Sequence[SampleInputs]) -> Tensor:
@@ -223,9 +225,8 @@ class FencedModel(nn.Module):
         def losses(hidden_SC: Tensor, head: Callable[..., Any]) -> Tensor:
             return target_losses(hidden_SC, self.row.targets_S, head, self.chunk_targets)
 
-        # Also where nothing in front of them learns, the hooks of the regions need a gradient to pass.
-        entry = torch.zeros(1, device=self.norm.weight.device, dtype=self.norm.weight.dtype, requires_grad=True)
-        embeds_SC = self.front(entry, run=embed)
+        # Where nothing in front of the layers learns, the hooks of the regions need a gradient to pass all the same.
+        embeds_SC = self.front(self._entry.clone().requires_grad_(), run=embed)
         hidden_SC = run_backbone(self._language_model[0], dataclasses.replace(self.row, embeds_SC=embeds_SC))
         return self.head(hidden_SC, run=losses)
 

@@ -14,9 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch import distributed as dist
 
@@ -45,6 +46,14 @@ class EngineSettings(Config):
     bucket_elements: int = setting(
         200_000_000, about="gradient elements that DeepSpeed reduces at a time", ge=1, in_digest=False
     )
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        if self.kind == "deepspeed" and self.zero_stage == 0 and self.precision == "bfloat16":
+            raise ValueError(
+                "zero_stage=0 with precision=bfloat16: DeepSpeed cannot accumulate in float32 there; use zero_stage=1"
+            )
+        return self
 
     @property
     def dtype(self) -> torch.dtype:

@@ -60,8 +60,8 @@ def main(zero_stages: tuple[int, ...] = (0, 1, 2, 3), steps: int = STEPS) -> int
                 good = gradient < GRADIENT_LIMIT and loss < LOSS_LIMIT
                 failed |= not good
                 print(
-                    f"{'ok  ' if good else 'FAIL'} ZeRO {zero_stage}, accumulation {accumulation}, workers {world_size}: "
-                    f"gradient within {gradient:.1e} (limit {GRADIENT_LIMIT:.0e}), "
+                    f"{'ok  ' if good else 'FAIL'} ZeRO {zero_stage}, accumulation {accumulation}, "
+                    f"workers {world_size}: gradient within {gradient:.1e} (limit {GRADIENT_LIMIT:.0e}), "
                     f"losses of {steps} steps within {loss:.1e} (limit {LOSS_LIMIT:.0e})",
                     flush=True,
                 )

@@ -80,7 +80,10 @@ def run_workers(world_size: int, work: Callable[..., Any], folder: Path, *argume
     Raises:
         RuntimeError: a worker failed; the message has its traceback.
     """
-    context = multiprocessing.get_context("spawn")
+    # A server that has imported everything forks the workers: imports are most of what a short worker does.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deepspeed", "pipelines.train.deepspeed_engine", __name__])
     store = folder / f"store-{os.urandom(4).hex()}"
     workers = [
         context.Process(target=_worker, args=(rank, world_size, work, store, arguments)) for rank in range(world_size)
