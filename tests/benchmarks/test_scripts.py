@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
+from longvu_model.presets import PRESETS
 from tests.benchmarks import compression
+from tests.benchmarks.gpu import encode as gpu_encode
 from tests.benchmarks.gpu import model as gpu_model
 
 
@@ -21,3 +23,13 @@ def test_token_path_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_gpu_checks_pass_on_the_cpu() -> None:
     assert gpu_model.check_reference_cases(torch.device("cpu"))
+
+
+def test_gpu_encoding_runs_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_encode.main(["--smoke", "--no-compile"]) == 0
+    assert "of the bound" in capsys.readouterr().out
+
+
+def test_operations_of_the_published_tower() -> None:
+    parts = gpu_encode.operations(PRESETS["longvu_qwen2_7b"]())
+    assert sum(parts.values()) == pytest.approx(1.786e12, rel=1e-3)
