@@ -35,23 +35,25 @@ class Cluster:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    # A short name: sockets lie in it, and their paths may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="ray-")
+    # Short names: sockets lie there, and their paths may have 107 characters. One for each node, as each unpacks the
+    # job's package into its own and would take it from under the other's feet.
+    folders = [tempfile.mkdtemp(prefix="ray-") for _ in range(2)]
     gcs, dashboard = free_port(), free_port()
     head, second = secrets.token_hex(8), secrets.token_hex(8)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
     try:
         words = [
-            "--head", f"--port={gcs}", f"--temp-dir={folder}", "--include-dashboard=true",
+            "--head", f"--port={gcs}", f"--temp-dir={folders[0]}", "--include-dashboard=true",
             f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
         ]
         start_node(words, variables | {MARK: head})
-        start_node([f"--address=127.0.0.1:{gcs}"], variables | {MARK: second})
+        start_node([f"--address=127.0.0.1:{gcs}", f"--temp-dir={folders[1]}"], variables | {MARK: second})
         yield Cluster(f"http://127.0.0.1:{dashboard}", variables, second)
     finally:
         end_marked(second)
         end_marked(head)
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def start_node(words: list[str], variables: dict[str, str]) -> None:
