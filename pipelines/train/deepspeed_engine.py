@@ -42,7 +42,7 @@ from pipelines.train.engine import (
     set_learning_rates,
     set_steps,
 )
-from pipelines.train.engine_state import Piece
+from pipelines.train.engine_state import MASTER, Piece
 from pipelines.train.loss import target_losses
 
 
@@ -79,6 +79,7 @@ class DeepSpeedEngine(Engine):
         # In float32 stage 0 has no optimiser of DeepSpeed's: every rank has everything, and nobody clips.
         self._replicated = self._inner is self._optimizer
         fill_moments(self._inner, self._flat())
+        self._average()  # begins with the weights as they are
 
     def backward(self, bins: Sequence[Bin], global_target_tokens: int) -> list[BinResult]:
         results = []
@@ -97,9 +98,11 @@ class DeepSpeedEngine(Engine):
         if self._replicated:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.stage.clip_norm or float("inf"))
             self._engine.step()
-            return norm.item()
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        else:
+            self._engine.step()
+            norm = self._engine.get_global_grad_norm()
+        self._average()
+        return float(norm)
 
     def discard(self) -> None:
         """Everything of a step but the optimiser's part."""
@@ -120,7 +123,7 @@ class DeepSpeedEngine(Engine):
         whole = self._deepspeed.utils.safe_get_full_grad
         return {name: whole(parameter).detach().float().clone() for name, parameter in self.trained.items()}
 
-    def pieces(self) -> list[Piece]:
+    def _pieces(self) -> list[Piece]:
         pieces = [self._piece(name, parameter) for name, parameter in self.trained.items()]
         return [piece for piece in pieces if piece is not None]
 
@@ -165,7 +168,7 @@ class DeepSpeedEngine(Engine):
         elif self._replicated:
             flat, offset, start, numel = parameter.detach().view(-1), 0, 0, parameter.numel()
             moments = {kind: self._inner.state[parameter][kind].view(-1) for kind in engine_state.MOMENTS}
-            return Piece(name, start, {"master": flat, **moments})
+            return Piece(name, start, {MASTER: flat, **moments})
         elif parameter._hp_mapping is None:  # type: ignore[attr-defined]
             return None
         else:
@@ -176,7 +179,7 @@ class DeepSpeedEngine(Engine):
         if numel <= 0:
             return None
         moments = {kind: self._inner.state[flat][kind].narrow(0, offset, numel) for kind in engine_state.MOMENTS}
-        return Piece(name, start, {"master": flat.detach().narrow(0, offset, numel), **moments})
+        return Piece(name, start, {MASTER: flat.detach().narrow(0, offset, numel), **moments})
 
     @torch.no_grad()
     def _loaded(self, steps: int) -> None:
@@ -188,7 +191,7 @@ class DeepSpeedEngine(Engine):
                 parameter.copy_(self._deepspeed.utils.safe_get_full_fp32_param(parameter))
             return
         for piece in self.pieces():
-            self.trained[piece.name].ds_tensor[: piece.numel].copy_(piece.tensors["master"])  # type: ignore[attr-defined]
+            self.trained[piece.name].ds_tensor[: piece.numel].copy_(piece.tensors[MASTER])  # type: ignore[attr-defined]
         persistent = self._optimizer.persistent_parameters
         if persistent:
             persistent[0].partition(persistent)

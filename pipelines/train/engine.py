@@ -10,6 +10,7 @@ was dealt. Ranks may have different numbers of bins, none included.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from longvu_model.packing import PACKED_SDPA, packed_forward, use_packed_attenti
 from pipelines.config import Config, setting
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin
-from pipelines.train.engine_state import Piece
+from pipelines.train.engine_state import AVERAGE, MASTER, Piece
 from pipelines.train.loss import CHUNK_TARGETS, target_losses
 
 
@@ -124,7 +125,7 @@ class Engine(ABC):
         model.train()
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        # peft names, canonical names: what checkpoints and reports call a parameter
+        self._averages: dict[str, Tensor] = {}
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     @abstractmethod
@@ -153,7 +154,7 @@ class Engine(ABC):
         """Whole gradients by parameter name, after :meth:`backward`; the same on every rank. For tests and reports."""
 
     @abstractmethod
-    def pieces(self) -> list[Piece]:
+    def _pieces(self) -> list[Piece]:
         """What this rank holds of the trained weights and their moments, in place."""
 
     @abstractmethod
@@ -182,6 +183,26 @@ class Engine(ABC):
             dist.all_reduce(total)
         loss = total.item() / max(1, global_target_tokens)
         return StepResult(loss, grad_norm, sum(result.num_tokens for result in results), samples)
+
+    def pieces(self) -> list[Piece]:
+        """What this rank holds of the trained weights, their moments and their average over steps, in place."""
+        pieces = self._pieces()
+        if self.stage.ema_decay is None:
+            return pieces
+        for piece in pieces:
+            if piece.name not in self._averages:
+                self._averages[piece.name] = piece.tensors[MASTER].clone()
+        return [
+            dataclasses.replace(piece, tensors={**piece.tensors, AVERAGE: self._averages[piece.name]})
+            for piece in pieces
+        ]
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Let the average follow the weights after a step."""
+        if self.stage.ema_decay is not None:
+            for piece in self.pieces():
+                piece.tensors[AVERAGE].lerp_(piece.tensors[MASTER], 1 - self.stage.ema_decay)
 
     def snapshot(self) -> dict[str, Tensor]:
         """This rank's part of a checkpoint, copied to the CPU: from here on training may go on."""
@@ -222,6 +243,7 @@ class TorchEngine(Engine):
         ]
         self.optimizer = adamw(groups, stage)
         fill_moments(self.optimizer, self.masters.values())
+        self._average()  # begins with the weights as they are
         self._reduced = False
 
     def backward(self, bins: Sequence[Bin], global_target_tokens: int) -> list[BinResult]:
@@ -244,6 +266,7 @@ class TorchEngine(Engine):
         self.optimizer.step()
         self.discard()
         self._copy_masters()
+        self._average()
         return norm.item()
 
     def discard(self) -> None:
@@ -258,12 +281,12 @@ class TorchEngine(Engine):
         self._reduce()
         return {name: master.grad.clone() for name, master in self.masters.items() if master.grad is not None}
 
-    def pieces(self) -> list[Piece]:
-        """All of every parameter is here, but each rank answers for its share only."""
+    def _pieces(self) -> list[Piece]:
+        """All of every parameter is here, on every rank."""
         pieces = []
         for name, master in self.masters.items():
             moments = {key: self.optimizer.state[master][key].view(-1) for key in engine_state.MOMENTS}
-            pieces.append(Piece(name, 0, {"master": master.detach().view(-1), **moments}))
+            pieces.append(Piece(name, 0, {MASTER: master.detach().view(-1), **moments}))
         return pieces
 
     def snapshot(self) -> dict[str, Tensor]:

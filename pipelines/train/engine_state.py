@@ -5,12 +5,13 @@ AdamW. It may be all of it (plain torch) or what a ZeRO stage leaves to the rank
 safetensors file, no rank talks to another, and whoever reads takes the ranges it needs from all files; so the number
 of workers, the ZeRO stage and the engine may change in between, bit for bit. Frozen weights are not in it.
 
-    shard-00000-of-00002.safetensors    tensors "<kind>/<start>/<name>", kinds master, exp_avg, exp_avg_sq
+    shard-00000-of-00002.safetensors    tensors "<kind>/<start>/<name>", kinds master, exp_avg, exp_avg_sq, average
                                         metadata: steps done, shapes of the parameters
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from pipelines.errors import UserError
 
+MASTER, AVERAGE = "master", "average"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = ("master", *MOMENTS)
 
 
 class CheckpointMismatch(UserError):
@@ -36,7 +37,8 @@ class CheckpointMismatch(UserError):
 class Piece:
     """Elements ``start`` to ``start + numel`` of a parameter, flat.
 
-    ``tensors`` has one float32 tensor (numel,) for each of :data:`KINDS`; in an engine they are views of its memory.
+    ``tensors`` has float32 tensors (numel,): the weights, both moments, and their average over steps if the stage asks
+    for one. In an engine they are views of its memory.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Piece:
 
     @property
     def numel(self) -> int:
-        return len(self.tensors["master"])
+        return len(self.tensors[MASTER])
 
     def share(self, rank: int, world_size: int) -> Piece:
         """The ``rank``-th of ``world_size`` parts of nearly equal size, for ranks that all hold the whole."""
@@ -104,28 +106,36 @@ def read_pieces(folder: str | Path, pieces: Iterable[Piece], shapes: Mapping[str
     saved = {name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()}
     _compare(folder, saved, shapes)
     wanted: dict[str, list[Piece]] = {}
+    averaged = False
     for piece in pieces:
         wanted.setdefault(piece.name, []).append(piece)
     for path in paths:
         with safe_open(path, "pt") as shard:
             for key in shard.keys():  # noqa: SIM118 - a safetensors file has no iterator
                 kind, start, name = key.split("/", 2)
+                averaged |= kind == AVERAGE
                 for piece in wanted.get(name, []):
-                    _copy_overlap(shard.get_slice(key), int(start), piece.start, piece.tensors[kind])
+                    if kind in piece.tensors:
+                        _copy_overlap(shard.get_slice(key), int(start), piece.start, piece.tensors[kind])
+    if not averaged:  # averaging begins here
+        for piece in itertools.chain.from_iterable(wanted.values()):
+            if AVERAGE in piece.tensors:
+                piece.tensors[AVERAGE].copy_(piece.tensors[MASTER])
     return int(metadata["steps"])
 
 
-def consolidate(folder: str | Path) -> dict[str, Tensor]:
-    """The whole float32 weights of the trained parameters, on the CPU.
+def consolidate(folder: str | Path, kind: str = MASTER) -> dict[str, Tensor]:
+    """The whole float32 weights of the trained parameters, or their :data:`AVERAGE`, on the CPU.
 
     Raises:
-        CheckpointMismatch: shards are missing.
+        CheckpointMismatch: shards are missing, or there is no average in them.
     """
     with safe_open(_shards(Path(folder))[0], "pt") as first:
+        if not any(key.startswith(f"{kind}/") for key in first.keys()):  # noqa: SIM118
+            raise CheckpointMismatch(f"{folder}: holds no {kind}; averages are kept with stage.ema_decay")
         shapes = {name: tuple(shape) for name, shape in json.loads(first.metadata()["shapes"]).items()}
     whole = {name: torch.empty(shape) for name, shape in shapes.items()}
-    unread = {kind: torch.empty(0) for kind in MOMENTS}
-    read_pieces(folder, [Piece(name, 0, {"master": t.view(-1), **unread}) for name, t in whole.items()], shapes)
+    read_pieces(folder, [Piece(name, 0, {kind: tensor.view(-1)}) for name, tensor in whole.items()], shapes)
     return whole
 
 
