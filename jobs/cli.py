@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 # Jobs that read their own options: the words after the command go to their `main` as they are.
 JOBS = {
     "extract": "videos -> feature store (Ray Data); resumes where it stopped",
+    "store": "look into a feature store: ls, show, verify, compact, sweep, quarantine",
+    "probe": "decode one source as extraction would, and say what it is or why it fails",
     "demo": "the first run from start to end, on videos made here or on your own",
 }
 

@@ -69,6 +69,9 @@ class CommitConfig(Config):
     write_attempts: int = setting(
         5, about="attempts to write a unit when the store does not answer, with growing waits", ge=1, in_digest=False
     )
+    compact_from: int = setting(
+        1000, about="at the end, compact the store if so many units have records of their own", ge=1, in_digest=False
+    )
 
 
 class ExtractConfig(Config):

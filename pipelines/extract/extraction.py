@@ -30,6 +30,7 @@ from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
 from pipelines.store.commits import committed_units
+from pipelines.store.compaction import compact
 from pipelines.store.manifest import StoreManifest
 from pipelines.store.reader import FeatureStore
 from pipelines.store.schema import WINDOW_FRAMES
@@ -74,6 +75,7 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         run.tags({"longvu.store": work.store, "longvu.config_digest": config.digest()})
         run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
         units, finished_at_s = _run(config, work, store, bundle, run_id, run)
+        compact(work.store, min_units=config.commit.compact_from)
         store.refresh()
         stages = stage_speeds(units, finished_at_s)
         report = make_report(
