@@ -86,7 +86,9 @@ def build_manifest(
     key = manifest_key(files, config, tokenizer, store, settings)
     uri = storage.join(storage.resolve(root), key[:12])
     if storage.exists(storage.join(uri, SEAL)):
-        return open_manifest(uri)
+        found = open_manifest(uri)
+        check_enough(found.files, found.quarantine.slice(0, 1).to_pylist(), settings.max_quarantined_fraction)
+        return found
     appraiser = Appraiser(config, tokenizer, store, settings.sampling)
     assert config.max_sequence_length is not None
     limit = min(settings.max_tokens, config.max_sequence_length)
@@ -94,7 +96,8 @@ def build_manifest(
     with _written(storage.join(uri, "samples.arrow"), SCHEMA) as writer:
         for batch in builder.batches(files):
             writer.write_batch(batch)
-        builder.check_enough()
+        first = [asdict(left_out) for left_out in builder.quarantined[:1]]
+        check_enough(builder.reports, first, settings.max_quarantined_fraction)
     with _written(storage.join(uri, "quarantine.arrow"), QUARANTINE) as writer:
         writer.write_table(pa.Table.from_pylist([asdict(left_out) for left_out in builder.quarantined], QUARANTINE))
     record = {
@@ -106,6 +109,28 @@ def build_manifest(
     }
     storage.write_bytes(storage.join(uri, SEAL), json.dumps(record, indent=1).encode() + b"\n")
     return open_manifest(uri)
+
+
+def check_enough(files: Sequence[FileReport], first_left_out: Sequence[Mapping[str, Any]], allowed: float) -> None:
+    """Refuse a manifest that leaves out more than the share of rows that is allowed, or that keeps none.
+
+    Raises:
+        UserError: the message counts the causes and shows the first row that is left out.
+    """
+    rows, kept = sum(report.rows for report in files), sum(report.kept for report in files)
+    if kept and rows - kept <= allowed * rows:
+        return
+    causes: Counter[str] = Counter()
+    for report in files:
+        causes.update(report.quarantined)
+    told = ", ".join(f"{count} {cause}" for cause, count in causes.most_common(_SHOWN_CAUSES))
+    example = "".join(f"; the first: {one['sample_id']}: {one['message']}" for one in first_left_out)
+    if not kept:
+        raise UserError(f"an empty split: none of {rows} rows can be learned from ({told or 'no rows'}){example}")
+    raise UserError(
+        f"{rows - kept} of {rows} rows are left out ({told}), more than max_quarantined_fraction={allowed:g} "
+        f"allows{example}"
+    )
 
 
 @contextlib.contextmanager
@@ -136,7 +161,7 @@ def manifest_key(
         model,
         hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),  # type: ignore[attr-defined]
         None if store is None else _store_facts(store),
-        asdict(settings),
+        {name: value for name, value in asdict(settings).items() if name != "max_quarantined_fraction"},
     ]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
@@ -188,26 +213,6 @@ class _Builder:
                     yield self._batch(appraised)
             causes = Counter(left_out.cause for left_out in self.quarantined[first_out:])
             self.reports.append(FileReport(name, rows, kept, dict(causes), dict(repairs)))
-
-    def check_enough(self) -> None:
-        """Refuse a manifest that leaves out too much.
-
-        Raises:
-            UserError: see :func:`build_manifest`.
-        """
-        rows, kept = sum(report.rows for report in self.reports), sum(report.kept for report in self.reports)
-        allowed = self._settings.max_quarantined_fraction
-        if kept and rows - kept <= allowed * rows:
-            return
-        causes = Counter(left_out.cause for left_out in self.quarantined).most_common(_SHOWN_CAUSES)
-        told = ", ".join(f"{count} {cause}" for cause, count in causes)
-        example = f"; the first: {self.quarantined[0].sample_id}: {self.quarantined[0].message}" if causes else ""
-        if not kept:
-            raise UserError(f"an empty split: none of {rows} rows can be learned from ({told or 'no rows'}){example}")
-        raise UserError(
-            f"{rows - kept} of {rows} rows are left out ({told}), more than max_quarantined_fraction={allowed:g} "
-            f"allows{example}"
-        )
 
     def _located(
         self, file: AnnotationFile, name: str, chunk: Sequence[tuple[int, Mapping[str, Any]]]

@@ -126,6 +126,10 @@ def test_too_many_left_out_rows_stop_the_run(library: Library, tmp_path: Path) -
     with pytest.raises(UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows:0"):
         library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.5)
     assert folders(tmp_path) == []
+    # also where the manifest is there already
+    library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.9)
+    with pytest.raises(UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows:0"):
+        library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.5)
 
 
 def test_an_empty_split_is_refused(library: Library, tmp_path: Path) -> None:
