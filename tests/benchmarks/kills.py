@@ -71,17 +71,18 @@ def _compare(options: argparse.Namespace, folder: Path, source: str, root: Path,
     for number, (victim, after_units, delay_s) in enumerate(moments):
         victim = options.victims[number % len(options.victims)] if options.victims else victim
         name = f"run{number}"
-        run = interrupt(words(name), folder, victim, store=local_store(name), after_units=after_units, delay_s=delay_s,
-                        environment=environment)
+        store = local_store(name)
+        run = interrupt(words(name), folder, victim, after=after_units, delay_s=delay_s, environment=environment,
+                        progress=lambda uri=store: len(committed_units(uri)))
         if run.exit_codes[-1] != 0:
             print(f"{victim:15} exits {run.exit_codes}\n  " + "\n  ".join(run.last_words), flush=True)
             right = False
             continue
-        found = read_content(local_store(name))
+        found = read_content(store)
         wrong = difference(found, expected)
         alone = victim in FATAL or len(run.exit_codes) == 1
         right &= not wrong and alone
-        after = "missed" if run.units_before is None else f"{run.units_before}/{units}"
+        after = "missed" if run.before is None else f"{run.before}/{units}"
         print(f"{victim:15} {after:>7} {len(run.exit_codes):>8} {run.ended_after_s:>5.1f}s {wrong.lost:>5} "
               f"{wrong.duplicated:>5} {wrong.changed:>7} {wrong.added:>5}  {found.digest}  {run.seconds:.0f}"
               f"  exits {run.exit_codes}", flush=True)

@@ -53,7 +53,8 @@ def main() -> int:
         shares = ", ".join(f"{kind} {size >> 20}" for kind, size in parts.most_common())
         print(f"{minutes:4} min: peak {peak >> 20} MiB of all processes in {seconds:.0f} s ({shares})", flush=True)
     ratio = peaks[-1] / peaks[0]
-    print(f"longest over shortest video {ratio:.3f} (at most {_GROWTH}); peak {max(peaks) / (1 << 30):.2f} GiB (at most 4)")
+    gib = max(peaks) / (1 << 30)
+    print(f"longest over shortest video {ratio:.3f} (at most {_GROWTH}); peak {gib:.2f} GiB (at most 4)")
     return 0 if ratio <= _GROWTH and max(peaks) <= _MACHINE_BYTES else 1
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.store import committed_units
-from tests.faults.job import VICTIMS, Job
+from tests.faults.job import EXTRACT, VICTIMS, Job
 
 # After the death of one of these the same command has to be given again; of the others Ray starts another one.
 FATAL = frozenset({"driver", "raylet", "gcs"})
@@ -22,7 +21,7 @@ class Interruption:
 
     Args:
         victim: of :data:`tests.faults.job.VICTIMS`.
-        units_before: units committed when the kill came; None when the run ended before it.
+        before: how far the run was when the kill came; None when it ended before.
         exit_codes: of the commands that were given, the killed one's first.
         last_words: the last lines that each of them wrote to stderr.
         seconds: from the first command to the end of the last.
@@ -30,7 +29,7 @@ class Interruption:
     """
 
     victim: str
-    units_before: int | None
+    before: int | None
     exit_codes: tuple[int, ...]
     last_words: tuple[str, ...]
     seconds: float
@@ -42,36 +41,39 @@ def interrupt(
     folder: Path,
     victim: str,
     *,
-    store: str,
-    after_units: int,
+    progress: Callable[[], int],
+    after: int,
     delay_s: float = 0.0,
     environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = EXTRACT,
+    part: str | None = None,
 ) -> Interruption:
     """Start a job, kill one of its processes, and give the command again until it ends well.
 
     Args:
-        store: URI of the store as this process reaches it, to see commits.
-        after_units: how many commits to wait for before the kill; then ``delay_s`` more.
+        progress: how far the run is; the kill comes ``delay_s`` after it has reached ``after``.
+        part: of the victim's command line, where it is not the one in :data:`tests.faults.job.VICTIMS`.
     """
+    part = part or VICTIMS[victim]
     started_s = time.monotonic()
-    with Job(words, folder, environment) as job:
-        there = job.wait_until(lambda: len(committed_units(store)) >= after_units and job.processes(VICTIMS[victim]))
+    with Job(words, folder, environment, command) as job:
+        there = job.wait_until(lambda: progress() >= after and (victim == "driver" or job.processes(part)))
         if there:
             time.sleep(delay_s)
-        killed = there and job.kill(victim) > 0
-        units_before = len(committed_units(store))
+        before = progress()
+        killed = there and job.kill(victim, part)
         killed_s = time.monotonic()
         exit_codes = [job.wait()]
         last_words = [job.last_words]
         ended_after_s = time.monotonic() - killed_s
         # What the killed run left behind goes on until it notices: the next command has to live with it.
         while exit_codes[-1] not in (0, 3) and len(exit_codes) < MOST_COMMANDS:
-            with Job(words, folder, environment) as again:
+            with Job(words, folder, environment, command) as again:
                 exit_codes.append(again.wait())
                 last_words.append(again.last_words)
     return Interruption(
         victim,
-        units_before if killed else None,
+        before if killed else None,
         tuple(exit_codes),
         tuple(last_words),
         seconds=time.monotonic() - started_s,
@@ -80,7 +82,7 @@ def interrupt(
 
 
 def random_moments(count: int, units: int, seed: int) -> list[tuple[str, int, float]]:
-    """Victim, units to wait for, and delay of each of ``count`` kills; every kind of victim comes in turn."""
+    """Victim, units to wait for, and delay in seconds of each of ``count`` kills; every kind of victim in turn."""
     chance = random.Random(seed)
     victims = list(VICTIMS)
     moments = []

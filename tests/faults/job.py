@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ SETTINGS = ("sampling=fps:4", "unit_frames=16", "encode.batch_frames=16", "encod
 
 # What a process of each kind has in its command line; Ray writes the actor's class into it.
 VICTIMS = {
-    "driver": "jobs.extract",
+    "driver": "",
     "decode actor": "MapBatches(DecodeActor)",
     "encode actor": "MapBatches(EncodeActor)",
     "commit actor": "MapBatches(CommitActor)",
@@ -31,6 +30,8 @@ VICTIMS = {
     "gcs": "gcs/gcs_server",
     "decoding child": "longvu_model.video.child",
 }
+EXTRACT = (sys.executable, "-m", "jobs.extract")
+
 MARK = "LONGVU_FAULTS_RUN"
 """A variable that all processes of one run inherit, by which they are found after their parents died."""
 _POLL_S = 0.02
@@ -50,7 +51,7 @@ class Job:
         words: Sequence[str],
         folder: Path,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "jobs.extract"),
+        command: Sequence[str] = EXTRACT,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self._mark = secrets.token_hex(8)
@@ -88,15 +89,23 @@ class Job:
         """Living processes of this run, children of a dead driver included, whose command line holds ``part``."""
         return marked(self._mark, part)
 
-    def kill(self, victim: str) -> int:
-        """SIGKILL the oldest process of one of :data:`VICTIMS`; returns how many of its kind there were."""
-        found = self.processes(VICTIMS[victim])
-        if found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found[0].send_signal(signal.SIGKILL)
-        return len(found)
+    def kill(self, victim: str, part: str | None = None) -> bool:
+        """SIGKILL a process of one of :data:`VICTIMS`; False when there was none.
 
-    def wait_until(self, reached: Callable[[], object], timeout_s: float = 120) -> bool:
+        Args:
+            part: of its command line, where it is not the one given there.
+        """
+        if victim == "driver":
+            running = self.driver.poll() is None
+            self.driver.kill()
+            return running
+        for process in self.processes(part or VICTIMS[victim]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                return True
+        return False
+
+    def wait_until(self, reached: Callable[[], object], timeout_s: float = 300) -> bool:
         """Wait for something while the job runs; False when the job ended first.
 
         Raises:
@@ -111,7 +120,7 @@ class Job:
             time.sleep(_POLL_S)
         return True
 
-    def wait(self, timeout_s: float = 180) -> int:
+    def wait(self, timeout_s: float = 300) -> int:
         """The job's exit code.
 
         Raises:

@@ -68,7 +68,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory, faults_workdir: Path) ->
     (folder / "hang").mkdir()
     (folder / "hang" / "sitecustomize.py").write_text(_HANG)
     sources = f"source=[{folder / 'videos'},{folder / 'list.txt'}]"
-    words = [sources, f"store={folder}", f"workdir={faults_workdir}", *SETTINGS, "name=bad", "decode.deadline_s=5"]
+    words = [sources, f"store={folder}", f"workdir={faults_workdir}", *SETTINGS, "name=bad", "decode.deadline_s=6"]
     with (
         S3Server(folder / "s3") as server,
         S3Proxy(server.port, lambda method, key: 403 if method == "GET" and "forbidden" in key else None) as proxy,

@@ -75,10 +75,10 @@ def test_submitted_job_outlives_a_node(place: Place, cluster: Cluster, clean_cop
     command = [*submit, sys.executable, "-m", "jobs.extract"]
     with Job(place.words, place.logs, cluster.variables, command) as job:
         busy = job.wait_until(
-            lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches"), timeout_s=240
+            lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches")
         )
         assert busy, job.stdout[-4000:] + job.stderr[-4000:]
         end_marked(cluster.second_node)
-        assert job.wait(240) == 0, job.stdout[-4000:] + job.stderr[-4000:]
+        assert job.wait() == 0, job.stdout[-4000:] + job.stderr[-4000:]
         assert "extracted 15 sources" in job.stdout
     assert not difference(read_content(place.store), expected)
