@@ -124,9 +124,12 @@ class DecodeActor(Stage):
 class FrameStageActor(Stage):
     """Frames -> columns of a user's stage."""
 
-    def __init__(self, stage: FrameStage, later_edges_px: tuple[int, ...]):
+    def __init__(self, stage: FrameStage, later_edges_px: tuple[int, ...], run_id: str):
+        from pipelines.extract.stage_columns import Calls
+
         self.name = stage.name
         self._stage, self._later_edges_px = stage, later_edges_px
+        self._calls = Calls(f"{run_id}-{stage.name}")
         self._function: Callable[..., Any] | None = None
 
     def process(self, row: pa.Table) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -134,7 +137,7 @@ class FrameStageActor(Stage):
 
         if self._function is None:  # built here, where a failure is told in one line
             self._function = self._stage.build()
-        return run_stage(*unpack(row), self._stage, self._function, self._later_edges_px)
+        return run_stage(*unpack(row), self._stage, self._function, self._later_edges_px, self._calls)
 
 
 class EncodeActor(Stage):
@@ -335,7 +338,7 @@ def extract_units(
         later_edges_px = tuple(later.declared.edge_px for later in stages[number:])
         dataset = dataset.map_batches(
             FrameStageActor,
-            fn_constructor_kwargs={"stage": stage, "later_edges_px": later_edges_px},
+            fn_constructor_kwargs={"stage": stage, "later_edges_px": later_edges_px, "run_id": run_id},
             compute=ActorPoolStrategy(min_size=1, max_size=settings.max_actors),
             num_cpus=settings.cpus,
             num_gpus=settings.gpus,

@@ -9,8 +9,11 @@ in size, and a stage's table is ``stage.<name>``, an Arrow IPC stream.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from pipelines import storage
 from pipelines.extract.stages import FrameStage, StageError, described, place_of
 
 _MIN_ROOM = 16
+_DEATHS = 3
 
 
 class StageFrames:
@@ -80,6 +84,7 @@ def run_stage(
     stage: FrameStage,
     function: Callable[..., Any],
     later_edges_px: Sequence[int] = (),
+    calls: Calls | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Call a stage for every member of a unit that has frames.
 
@@ -87,6 +92,7 @@ def run_stage(
         header, arrays: of the carrier row, as decoding or the stage before gave them.
         function: what ``stage.build()`` gave.
         later_edges_px: edges of stages that are still to come; frames of other edges are left out.
+        calls: remembers calls in which the process died.
 
     Returns:
         header and arrays with the stage's table, and without the frames that nobody needs any more.
@@ -103,7 +109,8 @@ def run_stage(
             frames_THWC = arrays[_pixels(stage.declared.edge_px, position)].view()
             frames_THWC.flags.writeable = False  # another stage may see them too
             try:
-                returned = function(frames_THWC, arrays["pts_s"][first:last])
+                with calls.counted(f"{header['unit_id']}.{position}") if calls else contextlib.nullcontext():
+                    returned = function(frames_THWC, arrays["pts_s"][first:last])
             except Exception as error:
                 if not stage.nulls_on_error:
                     raise StageError(_failure(stage, member, error)) from error
@@ -116,6 +123,41 @@ def run_stage(
     spent = () if edge_px in later_edges_px else tuple(_pixels(edge_px, i) for i in range(len(header["members"])))
     left = {name: array for name, array in arrays.items() if name not in spent}
     return {**header, "notes": dict(notes)}, left | {_table(stage.name): _to_bytes(pa.concat_tables(tables))}
+
+
+class ProcessDied(Exception):
+    """A stage's process died more often than chance explains."""
+
+
+class Calls:
+    """Remembers on this machine's disk in which calls a process died: crashes of native code cannot be caught.
+
+    Ray repeats what a dead process had in hand, without end. Nothing is left of a call that returns or raises.
+
+    Args:
+        name: of the stage and the run; another run begins to count anew.
+    """
+
+    def __init__(self, name: str):
+        self._prefix = Path(tempfile.gettempdir()) / f"longvu-{name}"
+
+    @contextlib.contextmanager
+    def counted(self, call: str) -> Iterator[None]:
+        """Around a call.
+
+        Raises:
+            ProcessDied: three processes died in it.
+        """
+        path = self._prefix.with_name(f"{self._prefix.name}-{call}")
+        with path.open("ab") as begun:
+            deaths = begun.tell()
+            begun.write(b".")
+        try:
+            if deaths >= _DEATHS:
+                raise ProcessDied(f"its process died {deaths} times here, by a crash or for want of memory")
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def columns_of(arrays: Mapping[str, np.ndarray], stage: FrameStage) -> dict[str, pa.ChunkedArray]:

@@ -294,15 +294,14 @@ def described(error: BaseException, call: str) -> str:
 
 
 def place_of(error: BaseException, call: str) -> str:
-    """``file:line`` of the stage's own code that an exception came from."""
+    """``file:line`` of the stage's own code that an exception came from; the call where none of it was running."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     place, _, is_file = _split(call)
     specification = None if is_file else importlib.util.find_spec(place)
     file = place if is_file else specification.origin if specification else None
-    frames = extract_tb(error.__traceback__)
-    last = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
-    return f"{last.filename}:{last.lineno}"
+    own = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}:{own[-1].lineno}" if own else call
 
 
 def stages_of(configs: Sequence[StageConfig]) -> tuple[FrameStage, ...]:

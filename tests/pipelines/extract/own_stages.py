@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -35,6 +37,13 @@ def picky(frames_THWC, pts_s):
     if len(pts_s) == 20:
         raise RuntimeError("no luck\nwith this one")
     return {"picky": [True] * len(pts_s)}
+
+
+@frame_stage(columns={"deadly": pa.bool_()}, edge_px=16)
+def deadly(frames_THWC, pts_s):
+    if len(pts_s) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"deadly": [True] * len(pts_s)}
 
 
 @frame_stage(columns={"never": pa.bool_()})

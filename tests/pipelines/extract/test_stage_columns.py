@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,6 +138,27 @@ def test_a_failing_stage_stops_or_leaves_nulls() -> None:
     header, arrays = run_stage(*unit, tolerant, tolerant.build())
     assert header["notes"] == {f"sources with nulls because stage picky raised RuntimeError ({place})": 2}
     assert columns_of(arrays, tolerant)["picky"].to_pylist() == [None] * 20 + [True] + [None] * 20
+
+
+def test_a_call_that_kills_its_process_is_not_repeated_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray does it: a new process with the same unit, until it returns."""
+    code = f"""if True:
+        from pipelines.extract.stage_columns import Calls, columns_of, run_stage
+        from pipelines.extract.stages import find_stage
+        from tests.pipelines.extract.test_stage_columns import frames_of
+        stage = find_stage("{OWN}:deadly", {{}}, nulls_on_error=True)
+        unit = frames_of([(1, 8, 8), (20, 8, 8)], (16,))
+        header, arrays = run_stage(*unit, stage, stage.build(), calls=Calls("deadly-run"))
+        print(header["notes"], columns_of(arrays, stage)["deadly"].to_pylist())
+    """
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    processes = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(4)]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 3 + [0]
+    note = f"sources with nulls because stage deadly raised ProcessDied ({OWN}:deadly)"
+    assert processes[3].stdout.strip() == f"{ {note: 1} } {[True] + [None] * 20}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_class_that_cannot_be_built() -> None:

@@ -139,7 +139,7 @@ def test_a_mistake_is_told_before_anything_is_read(
 
 
 def test_a_stage_that_cannot_be_built_is_a_refusal(mine: Path) -> None:
-    actor = FrameStageActor(find_stage(f"{mine}:Unbuildable", {}), ())
+    actor = FrameStageActor(find_stage(f"{mine}:Unbuildable", {}), (), "run")
     row = actor(pack({"unit_id": "u", "members": [], "began_at_s": 0.0}, {}))
     with pytest.raises(UserError, match=r"^stage Unbuildable: cannot be built: FileNotFoundError: weights\.bin is not"):
         read_report(row)
