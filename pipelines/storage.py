@@ -225,6 +225,15 @@ def arrow_input(uri: str) -> pyarrow.NativeFile:
         return pyarrow.PythonFile(_s3().open(uri, "rb", cache_type="none"), mode="r")
 
 
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """A file system of Arrow's, and the path in it that the URI means."""
+    import pyarrow.fs
+
+    if is_local(uri):
+        return pyarrow.fs.LocalFileSystem(), str(local_path(uri))
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(_s3())), uri.removeprefix(S3)
+
+
 class HashingOutput:
     """A binary file that is written once, front to back, and knows its SHA-256 and size without being read again.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from pipelines.store.verification import Verification, verify
 from pipelines.store.videos import MERGED, PER_FRAME, join_frames, merge_chunks, stored_columns
 
 if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+    import pyarrow.dataset
+    import ray.data
     import torch
 
 _READERS = 16
@@ -209,6 +212,35 @@ class FeatureStore:
     def stats(self) -> StoreStats:
         """What the store holds, in numbers."""
         return store_stats(self._index, self.commits)
+
+    def to_arrow(self) -> tuple[pa.Table, pyarrow.dataset.Dataset]:
+        """The videos table, and the frames table as a dataset: :func:`pipelines.store.views.frames_dataset`."""
+        from pipelines.store.views import frames_dataset
+
+        return self.videos(), frames_dataset(self)
+
+    def to_pandas(self, columns: Iterable[str] = MERGED.names) -> pandas.DataFrame:
+        """The videos table, one row per source."""
+        return self.videos(columns).to_pandas()
+
+    def to_ray_data(
+        self,
+        per: Literal["video", "frame"] = "video",
+        threshold: float | None = None,
+        cap: int | None = MAX_KEPT_FRAMES,
+    ) -> ray.data.Dataset:
+        """Features as a Ray dataset, selected as by :meth:`load`: :func:`pipelines.store.views.ray_dataset`."""
+        from pipelines.store.views import ray_dataset
+
+        return ray_dataset(self, per, threshold, cap)
+
+    def to_torch(
+        self, threshold: float | None = None, cap: int | None = MAX_KEPT_FRAMES, *, rank: int = 0, world_size: int = 1
+    ) -> torch.utils.data.Dataset[VideoFeatures]:
+        """Every ``world_size``-th video, selected as by :meth:`load`: :class:`pipelines.store.views.VideoDataset`."""
+        from pipelines.store.views import torch_dataset
+
+        return torch_dataset(self, threshold, cap, rank, world_size)
 
     @functools.cached_property
     def _index(self) -> pa.Table:

@@ -130,10 +130,11 @@ def _shown(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join_frames(chunks: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The columns with a value per sampled frame, over the chunks of one source."""
-    ordered = sorted(chunks, key=lambda chunk: chunk["chunk"])
-    present = [name for name in _JOINED if all(name in chunk for chunk in ordered)]
-    return {name: [value for chunk in ordered for value in chunk[name] or ()] for name in present}
+    """The columns with a value per sampled frame, over the chunks of one source; of copies of a chunk the first."""
+    once: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        once.setdefault(chunk["chunk"], chunk)
+    return {name: [value for _, chunk in sorted(once.items()) for value in chunk[name] or ()] for name in _JOINED}
 
 
 @dataclass(frozen=True)
