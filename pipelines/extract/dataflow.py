@@ -273,7 +273,7 @@ def measure_sources(
     """Extent of every video, measured in worker processes; None where a process died or hung.
 
     Args:
-        measured: called after each video.
+        measured: called for each source.
 
     Raises:
         StorageError: the storage does not answer.
@@ -285,6 +285,8 @@ def measure_sources(
 
     task: Any = ray.remote(num_cpus=1, max_retries=0)(measure)
     waiting = [source for source in reversed(sources) if source.kind == VIDEO]
+    for _ in range(len(sources) - len(waiting)):
+        measured()
     running: dict[Any, str] = {}
     extents: dict[str, Extent | None] = {}
     while waiting or running:

@@ -105,7 +105,7 @@ def _run(
     reports: list[UnitReport] = []
     finished_at_s = recorded_s = time.time()
     with dataflow.ray_session(config):
-        pending = [*work.pending, *_plan_fresh(config, work, run_id)]
+        pending = plan.by_cost([*work.pending, *_plan_fresh(config, work, run_id)])
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}
         begin = functools.partial(

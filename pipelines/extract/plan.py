@@ -137,8 +137,15 @@ def plan_units(
 
 
 def by_cost(units: Iterable[Unit]) -> list[Unit]:
-    """Units in the order in which they should be begun: the most expensive first, so that all workers end together."""
-    return sorted(units, key=lambda unit: -unit.predicted_s)
+    """Units in the order in which they should be begun: the most expensive first, so that all workers end together.
+
+    Before them come sources that could not be measured, which may take until their deadline.
+    """
+    return sorted(units, key=lambda unit: (all(_is_known(member) for member in unit.members), -unit.predicted_s))
+
+
+def _is_known(member: Member) -> bool:
+    return member.expected_samples is not None
 
 
 class _Group:

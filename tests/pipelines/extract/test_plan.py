@@ -88,7 +88,7 @@ def test_unknown_and_unsplittable_sources_stand_alone() -> None:
     extents = {
         sources[0].uri: Extent(10),
         sources[1].uri: None,
-        sources[2].uri: Extent(900, fps=None),
+        sources[2].uri: Extent(900, fps=None, predicted_s=3.0),
         sources[3].uri: Extent(10),
     }
     units = plan_units(sources, extents, DIGEST, 128)
