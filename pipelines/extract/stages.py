@@ -29,10 +29,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pyarrow as pa
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PrivateAttr, model_validator
 
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
@@ -167,6 +167,7 @@ class StageConfig(Config):
     cpus: float = setting(0.5, about="CPUs that Ray reserves per actor", ge=0, in_digest=False)
     gpus: float = setting(0.0, about="GPUs per actor", ge=0, in_digest=False)
     max_actors: int = setting(1, about="actors at most", ge=1, in_digest=False)
+    _stage: FrameStage = PrivateAttr()
 
     @model_validator(mode="before")
     @classmethod
@@ -174,22 +175,31 @@ class StageConfig(Config):
         """The version belongs to the digest, so a stage is found as soon as it is named."""
         if not isinstance(values, Mapping) or not isinstance(values.get("call"), str):
             return values
+        if values.get("version") is not None:
+            return values
         options = values.get("options", {})
-        declared = find_stage(values["call"], options if isinstance(options, Mapping) else {}).declared.version
-        asked = values.get("version")
-        if asked is not None and str(asked) != declared:
-            raise StageError(f"{values['call']} declares version {declared!r}, the settings ask for {asked!r}")
-        return {**values, "version": declared}
+        found = find_stage(values["call"], options if isinstance(options, Mapping) else {})
+        return {**values, "version": found.declared.version}
 
+    @model_validator(mode="after")
+    def _keeps_what_was_found(self) -> Self:
+        """A file that is edited during a run of days must not change what the run does."""
+        self._stage = find_stage(self.call, self.options, nulls_on_error=self.on_error is None)
+        declared = self._stage.declared.version
+        if declared != self.version:
+            raise StageError(f"{self.call} declares version {declared!r}, the settings ask for {self.version!r}")
+        return self
+
+    @property
     def stage(self) -> FrameStage:
         """What the settings name."""
-        return find_stage(self.call, self.options, nulls_on_error=self.on_error is None)
+        return self._stage
 
 
 def _without_clashes(stages: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
     names: dict[str, str] = {}
     columns: dict[str, str] = {}
-    for stage in (config.stage() for config in stages):
+    for stage in stages_of(stages):
         if stage.name in names:
             raise StageError(f"{stage.call} and {names[stage.name]} are both named {stage.name!r}; rename one")
         names[stage.name] = stage.call
@@ -306,4 +316,4 @@ def place_of(error: BaseException, call: str) -> str:
 
 def stages_of(configs: Sequence[StageConfig]) -> tuple[FrameStage, ...]:
     """The stages that the settings name, in their order."""
-    return tuple(config.stage() for config in configs)
+    return tuple(config.stage for config in configs)

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines.config import Config, ConfigError, load_config, setting
-from pipelines.extract.stages import StageError, Stages, find_stage, frame_stage
+from pipelines.extract.stages import StageError, Stages, find_stage, frame_stage, stages_of
 from tests.pipelines.extract import own_stages
 
 SOURCE = Path(own_stages.__file__).read_text()
@@ -139,6 +140,13 @@ def test_what_makes_another_store(file: Path) -> None:
     assert len({settings.digest() for settings in (plain, *different)}) == 5
     with pytest.raises(ConfigError, match="declares version '4', the settings ask for '3'"):
         Settings_of(call, version="3")
+
+
+def test_a_file_that_is_edited_later_changes_nothing(file: Path) -> None:
+    settings = Settings_of(f"{file}:brightness")
+    file.write_text("not even Python")
+    (stage,) = stages_of(settings.stages)
+    assert stage.build()(np.full((1, 2, 2, 3), 7), np.zeros(1)) == {"brightness": [7]}
 
 
 def test_settings_of_a_stage_are_checked_by_name(file: Path) -> None:
