@@ -7,6 +7,7 @@ token that ends its turn.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,10 +143,10 @@ def _corrected(
     header, body, end = _parts(turn, style)
     bos = tokenizer.bos_token if first and style == "llama3" else ""
     # Header and answer are tokenised apart, as they are when the answer is generated after the header.
-    head = _tokenize(bos + header, tokenizer, has_medium=False)
+    head = _fixed_ids(bos + header, tokenizer, len(tokenizer))
     answer = _tokenize(body + STOP_STRINGS[style], tokenizer, has_medium)
-    tail = _tokenize(end.removeprefix(STOP_STRINGS[style]), tokenizer, has_medium=False)
-    ids = head + answer + tail
+    tail = _fixed_ids(end.removeprefix(STOP_STRINGS[style]), tokenizer, len(tokenizer))
+    ids = [*head, *answer, *tail]
     learned = [turn.role == "assistant" and len(head) <= i < len(head) + len(answer) for i in range(len(ids))]
     return LabelledIds(ids, _mask(ids, learned))
 
@@ -160,6 +161,16 @@ def _parts(turn: Turn, style: str) -> tuple[str, str, str]:
 def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase, has_medium: bool) -> list[int]:
     pieces = [unescape_markers(piece) for piece in (text.split(IMAGE_MARKER) if has_medium else [text])]
     return join_at_slots([tokenizer(piece, add_special_tokens=False).input_ids for piece in pieces], None)
+
+
+@functools.lru_cache(64)
+def _fixed_ids(text: str, tokenizer: PreTrainedTokenizerBase, _size: int) -> tuple[int, ...]:
+    """Ids of a text that is in every conversation: two of three calls of the tokenizer, which are most of the cost.
+
+    Args:
+        _size: of the vocabulary, which tells a tokenizer from itself with tokens added.
+    """
+    return tuple(_tokenize(text, tokenizer, has_medium=False))
 
 
 def _mask(ids: Sequence[int], learned: Sequence[bool]) -> list[int]:

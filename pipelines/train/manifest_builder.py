@@ -111,6 +111,21 @@ def build_manifest(
     return open_manifest(uri)
 
 
+def file_names(files: Sequence[AnnotationFile]) -> list[str]:
+    """A short name for each file: as much of the end of its path as tells it from the others; ``#2`` if named again."""
+    paths = {file.uri: file.uri.split("/") for file in files}
+    length = 1
+    while len({"/".join(path[-length:]) for path in paths.values()}) < len(paths):
+        length += 1
+    times: Counter[str] = Counter()
+    names = []
+    for file in files:
+        times[file.uri] += 1
+        again = f"#{times[file.uri]}" if times[file.uri] > 1 else ""
+        names.append("/".join(paths[file.uri][-length:]) + again)
+    return names
+
+
 def check_enough(files: Sequence[FileReport], first_left_out: Sequence[Mapping[str, Any]], allowed: float) -> None:
     """Refuse a manifest that leaves out more than the share of rows that is allowed, or that keeps none.
 
@@ -200,8 +215,9 @@ class _Builder:
         self.num_online = 0
 
     def batches(self, files: Sequence[AnnotationFile]) -> Iterator[pa.RecordBatch]:
-        for file in files:
+        for file, prefix in zip(files, file_names(files), strict=True):
             name, rows, kept = storage.shown(file.uri), 0, 0
+            self._prefix = prefix
             repairs: Counter[str] = Counter()
             first_out = len(self.quarantined)
             for chunk in _chunks(read_rows(file)):
@@ -221,7 +237,7 @@ class _Builder:
             row, record = numbered
             check_keys(record, name, row, self._settings.ignore_keys)
             try:
-                return self._index.located(read_sample(record, f"{_stem(name)}:{row}"), file.media)
+                return self._index.located(read_sample(record, f"{self._prefix}:{row}"), file.media)
             except Unusable as error:
                 return error
 
@@ -257,10 +273,10 @@ class _Builder:
         self._leave_out(name, row, Unusable("too long", message))
 
     def _leave_out(self, name: str, row: int, error: Unusable) -> None:
-        self.quarantined.append(Quarantined(name, row, f"{_stem(name)}:{row}", error.cause, str(error)))
+        self.quarantined.append(Quarantined(name, row, f"{self._prefix}:{row}", error.cause, str(error)))
 
     def _batch(self, appraised: Sequence[Appraised]) -> pa.RecordBatch:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in appraised:
             sample = one.sample
             self.num_online += any(medium.video_id is None for medium in sample.media)
@@ -279,7 +295,10 @@ class _Builder:
                     "predicted_flops": one.flops,
                 }
             )
-        self.digest.update(json.dumps(rows, sort_keys=True).encode())
+        for row in rows:
+            # where media lie is no part of what is learned: a run may go on where they lie elsewhere
+            media = [{**medium, "uri": None} for medium in row["media"]]
+            self.digest.update(json.dumps({**row, "media": media}, sort_keys=True).encode())
         return pa.RecordBatch.from_pylist(rows, SCHEMA)
 
 
@@ -292,7 +311,3 @@ def _chunks(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[i
             chunk = []
     if chunk:
         yield chunk
-
-
-def _stem(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[0]

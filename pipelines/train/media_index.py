@@ -11,7 +11,7 @@ import functools
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines import storage
 from pipelines.store import FeatureStore
@@ -48,8 +48,18 @@ class MediaIndex:
     """
 
     def __init__(self, store: FeatureStore | None = None, join: Join = "source") -> None:
-        self._store, self._join = store, join
+        self._join = join
         self._hash = functools.lru_cache(None)(storage.sha256)
+        self._by_source: dict[str, StoredVideo] = {}
+        self._by_content: dict[str, StoredVideo] = {}
+        columns = ["video_id", "source", "status", "error", "message"]
+        for row in [] if store is None else store.videos(columns).select(columns).to_pylist():
+            stored = StoredVideo(row["video_id"], row["status"], row["error"], row["message"])
+            # of several versions of a source the one that did not fail
+            if row["source"] not in self._by_source or self._by_source[row["source"]].status == FAILED:
+                self._by_source[row["source"]] = stored
+            if stored.status != FAILED:
+                self._by_content[row["video_id"]] = stored
 
     def located(self, sample: Sample, root: str) -> Sample:
         """The sample with all its media looked up.
@@ -79,23 +89,6 @@ class MediaIndex:
             return replace(medium, uri=uri, video_id=stored.video_id if stored else None), repair
         raise Unusable("Missing", f"{storage.shown(storage.join(root, medium.path))}: no such {medium.kind}")
 
-    @functools.cached_property
-    def _by_source(self) -> dict[str, StoredVideo]:
-        """Of several versions of a source the one that did not fail."""
-        found: dict[str, StoredVideo] = {}
-        for row in self._rows():
-            if row["source"] not in found or found[row["source"]].status == FAILED:
-                found[row["source"]] = _stored(row)
-        return found
-
-    @functools.cached_property
-    def _by_content(self) -> dict[str, StoredVideo]:
-        return {row["video_id"]: _stored(row) for row in self._rows() if row["status"] != FAILED}
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        if self._store is not None:
-            yield from self._store.videos(["video_id", "source", "status", "error", "message"]).to_pylist()
-
     def _exists(self, uri: str, root: str) -> bool:
         if storage.is_local(uri):
             return storage.local_path(uri).exists()
@@ -110,10 +103,6 @@ class MediaIndex:
         """Objects under a prefix of S3, and the prefixes they lie in: one listing instead of a request per medium."""
         files = frozenset(item.uri for item in storage.listing(root, recursive=True))
         return files, frozenset(posixpath.dirname(uri) for uri in files)
-
-
-def _stored(row: dict[str, Any]) -> StoredVideo:
-    return StoredVideo(row["video_id"], row["status"], row["error"], row["message"])
 
 
 def _variants(path: str, kind: Kind) -> Iterator[tuple[str, Repair | None]]:

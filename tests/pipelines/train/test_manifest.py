@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ import torch
 
 from longvu_model.config import LongVUConfig
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
+from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store import StoreError
 from pipelines.train import manifest_builder
-from pipelines.train.annotations import AnnotationFile
+from pipelines.train.annotations import AnnotationFile, annotation_files
 from pipelines.train.manifest import Manifest, open_manifest
-from pipelines.train.manifest_builder import ManifestSettings, build_manifest
+from pipelines.train.manifest_builder import ManifestSettings, build_manifest, file_names
 from pipelines.train.reader import PreparedSample, Reader
 from tests.pipelines.train.conftest import Library, row
 
@@ -76,7 +79,7 @@ def test_planned_tokens_are_those_of_the_model(library: Library, tmp_path: Path)
 def test_samples_come_back_as_they_were_read(library: Library, tmp_path: Path) -> None:
     manifest = library.manifest(ROWS, tmp_path)
     sample = manifest.sample(6)
-    assert sample.sample_id == "rows:6"
+    assert sample.sample_id == "rows.json:6"
     assert [medium.path for medium in sample.media] == ["new_picture.png", "new_other.jpg"]
     assert [turn.text for turn in sample.turns] == ["<image> and <image>: same?", "No."]
     clip = manifest.sample(10).media[0]
@@ -97,20 +100,20 @@ BAD_ROWS = [
 
 def test_what_is_left_out_is_named_and_nothing_takes_its_place(library: Library, tmp_path: Path) -> None:
     manifest = library.manifest(BAD_ROWS, tmp_path)
-    assert manifest.table["sample_id"].to_pylist() == ["rows:3"]
+    assert manifest.table["sample_id"].to_pylist() == ["rows.json:3"]
     left_out = {entry["sample_id"]: entry for entry in manifest.quarantine.to_pylist()}
     causes = {name: entry["cause"] for name, entry in left_out.items()}
     assert causes == {
-        "rows:0": "Missing",
-        "rows:1": "NotAVideo",
-        "rows:2": "NotAPicture",
-        "rows:4": "bad clip",
-        "rows:5": "bad clip",
-        "rows:6": "no answer",
+        "rows.json:0": "Missing",
+        "rows.json:1": "NotAVideo",
+        "rows.json:2": "NotAPicture",
+        "rows.json:4": "bad clip",
+        "rows.json:5": "bad clip",
+        "rows.json:6": "no answer",
     }
-    assert left_out["rows:0"]["row"] == 0
-    assert left_out["rows:0"]["file"] == str(tmp_path / "rows.json")
-    assert "gone.mp4" in left_out["rows:0"]["message"]
+    assert left_out["rows.json:0"]["row"] == 0
+    assert left_out["rows.json:0"]["file"] == str(tmp_path / "rows.json")
+    assert "gone.mp4" in left_out["rows.json:0"]["message"]
     report = manifest.files[0]
     assert (report.rows, report.kept, report.repairs) == (7, 1, {"marker moved": 1})
     assert "7 rows, 1 samples; left out: 1 Missing, 1 NotAPicture, 1 NotAVideo, 2 bad clip, 1 no answer" in (
@@ -123,12 +126,16 @@ def folders(path: Path) -> list[Path]:
 
 
 def test_too_many_left_out_rows_stop_the_run(library: Library, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows:0"):
+    with pytest.raises(
+        UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows.json:0"
+    ):
         library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.5)
     assert folders(tmp_path) == []
     # also where the manifest is there already
     library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.9)
-    with pytest.raises(UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows:0"):
+    with pytest.raises(
+        UserError, match=r"6 of 7 rows are left out \(2 bad clip.*max_quarantined_fraction=0.5.*rows.json:0"
+    ):
         library.manifest(BAD_ROWS, tmp_path, max_quarantined_fraction=0.5)
 
 
@@ -172,6 +179,48 @@ def test_the_same_inputs_are_not_read_again(library: Library, tmp_path: Path, mo
     elsewhere = library.manifest(ROWS[:3], tmp_path / "elsewhere")
     # another place of the files is another key, but the samples are the same
     assert elsewhere.digest == first.digest
+
+
+def test_a_run_goes_on_where_its_media_lie_elsewhere(library: Library, tmp_path: Path) -> None:
+    """The same rows and the same bytes at another place are the same samples."""
+    rows = [ROWS[0], ROWS[5], ROWS[8]]
+    here = library.manifest(rows, tmp_path / "here")
+    shutil.copytree(library.media, tmp_path / "media")
+    there = dataclasses.replace(library, media=tmp_path / "media").manifest(rows, tmp_path / "there")
+    assert there.sample(1).media[0].uri != here.sample(1).media[0].uri
+    assert there.digest == here.digest
+    assert library.manifest(rows[:2], tmp_path / "other").digest != here.digest
+
+
+def test_everything_may_lie_on_s3(library: Library, tmp_path: Path, s3: str) -> None:
+    root = f"{s3}/train-manifest"
+    storage.write_bytes(f"{root}/rows.jsonl", "\n".join(map(json.dumps, ROWS[:2] + ROWS[7:8])).encode())
+    storage.write_bytes(f"{root}/media/new.mp4", (library.media / "new.mp4").read_bytes())
+    arguments: dict[str, Any] = {
+        "files": annotation_files(f"{root}/rows.jsonl", f"{root}/media"),
+        "config": library.model.config,
+        "tokenizer": library.tokenizer,
+        "store": None,
+        "settings": ManifestSettings(1024, max_quarantined_fraction=0.5),
+    }
+    manifest = build_manifest(f"{root}/manifests", **arguments)
+    assert manifest.table["sample_id"].to_pylist() == ["rows.jsonl:0", "rows.jsonl:2"]
+    assert manifest.quarantine["cause"].to_pylist() == ["Missing"]
+    assert (
+        open_manifest(manifest.uri).digest == manifest.digest == build_manifest(f"{root}/manifests", **arguments).digest
+    )
+    reader = Reader(manifest, library.model.config, library.tokenizer, None, library.online())
+    sample = reader.prepare(1)
+    assert isinstance(sample, PreparedSample)
+    assert sample.media is not None
+    assert sample.media.frame_counts.tolist() == [7]
+
+
+def test_files_have_names_of_their_own() -> None:
+    uris = ["file:///a/train.json", "file:///b/train.json", "file:///b/other.json", "file:///a/train.json"]
+    names = file_names([AnnotationFile(uri, "") for uri in uris])
+    assert names == ["a/train.json", "b/train.json", "b/other.json", "a/train.json#2"]
+    assert file_names([AnnotationFile(uri, "") for uri in uris[1:3]]) == ["train.json", "other.json"]
 
 
 @pytest.mark.parametrize("change", ["rows", "settings", "config", "tokenizer", "store"])

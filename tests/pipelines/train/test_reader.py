@@ -141,9 +141,9 @@ def test_features_that_cannot_be_read_leave_their_samples_out_by_name(
     reader = reader_of(library, manifest, copied_store)
     steps = list(reader.steps(plan, 0, 1))
     unreadable = {one.sample_id: one for step in steps for one in step.unreadable}
-    assert sorted(unreadable) == sorted(f"rows:{index}" for index in range(15))
+    assert sorted(unreadable) == sorted(f"rows.json:{index}" for index in range(15))
     assert {one.cause for one in unreadable.values()} == {"bad features"}
-    assert "short.mp4" in unreadable["rows:0"].message
+    assert "short.mp4" in unreadable["rows.json:0"].message
     assert reader.stats.unreadable == 15
     assert reader.stats.samples == 15
     # what is left is learned, and only that is counted
@@ -162,7 +162,7 @@ def test_a_file_that_broke_since_is_left_out_by_name(library: Library, tmp_path:
     assert isinstance(reader.prepare(0), PreparedSample)
     broken = reader.prepare(1)
     assert not isinstance(broken, PreparedSample)
-    assert (broken.sample_id, broken.cause) == ("rows:1", "NotAVideo")
+    assert (broken.sample_id, broken.cause) == ("rows.json:1", "NotAVideo")
 
 
 def test_a_service_that_does_not_answer_stops_the_run(
@@ -217,7 +217,7 @@ def test_what_is_no_longer_wanted_is_not_prepared(library: Library, manifest: Ma
 def test_another_tokenizer_than_the_manifests_is_refused(library: Library, manifest: Manifest) -> None:
     other = build_tiny_tokenizer("qwen", 400)
     reader = Reader(manifest, library.model.config, other, library.stored)
-    with pytest.raises(UserError, match=r"sample rows:0 was planned with \d+ text tokens and has \d+ now"):
+    with pytest.raises(UserError, match=r"sample rows.json:0 was planned with \d+ text tokens and has \d+ now"):
         reader.prepare(0)
 
 
