@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from longvu_model.config import LongVUConfig
+from longvu_model.presets import PRESETS, random_model
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
 from pipelines import storage
 from pipelines.errors import UserError
@@ -74,6 +75,23 @@ def test_planned_tokens_are_those_of_the_model(library: Library, tmp_path: Path)
     assert manifest.num_online == 5
     longer = table["num_tokens"].index(max(table["num_tokens"]))
     assert table["predicted_flops"][longer] == max(table["predicted_flops"])
+
+
+def test_the_image_stage_plans_its_own_tokens(library: Library, tmp_path: Path) -> None:
+    """Twice the grid, one resolution; what does not fit is dropped token by token."""
+    image_model = random_model(PRESETS["tiny"]("image"))
+    staged = dataclasses.replace(library, model=image_model)
+    rows = [ROWS[5], ROWS[6], ROWS[1], ROWS[2]]
+    manifest = staged.manifest(rows, tmp_path)
+    reader = Reader(manifest, image_model.config, library.tokenizer, library.stored, staged.online())
+    planned = manifest.table["num_tokens"].to_pylist()
+    for index in range(len(rows)):
+        sample = reader.prepare(index)
+        assert isinstance(sample, PreparedSample), sample
+        made = merged_tokens(staged, sample)
+        assert made == planned[index] if index < 3 else made <= planned[index]
+    video_stage = library.manifest(rows, tmp_path / "video").table["num_tokens"].to_pylist()
+    assert planned[0] > 2 * video_stage[0]
 
 
 def test_samples_come_back_as_they_were_read(library: Library, tmp_path: Path) -> None:
