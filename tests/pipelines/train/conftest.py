@@ -75,12 +75,13 @@ def library(tmp_path_factory: pytest.TempPathFactory, workdir: Path) -> Library:
     # more frames than fit the tiny model's context, so near-duplicates are left out
     write_video(media / "sub" / "long.mp4", [40, 35, 25], seed=2)
     (media / "broken.mp4").write_text("this is no video")
+    picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    Image.fromarray(picture).save(media / "picture.png")
     extracted = ExtractConfig(
         source=str(media), store=str(folder), keep_all_below=32, features={"siglip": True}, unit_frames=128
     )
     store = extract_without_ray(extracted, load_towers(workdir / "models" / "tiny", ("dinov2", "siglip")))
     write_video(media / "new.mp4", [7], seed=5)
-    picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
     Image.fromarray(picture).save(media / "new_picture.png")
     Image.fromarray(picture[:, ::-1]).save(media / "new_other.jpg")
     (media / "new_broken.jpg").write_bytes(b"\xff\xd8\xff and no picture")

@@ -93,6 +93,21 @@ def test_a_sample_is_what_its_row_says(library: Library, manifest: Manifest) -> 
     assert text.modality == "text"
 
 
+def test_a_stored_picture_is_shown_as_a_picture(library: Library, tmp_path: Path) -> None:
+    rows = [row("<image>\nWhat is shown?", "Noise.", image=name) for name in ("picture.png", "new_picture.png")]
+    manifest = library.manifest(rows, tmp_path)
+    assert manifest.num_online == 1
+    assert manifest.table["num_tokens"][0] == manifest.table["num_tokens"][1]
+    reader = reader_of(library, manifest, online=library.online())
+    stored, decoded = reader.prepare(0), reader.prepare(1)
+    assert isinstance(stored, PreparedSample)
+    assert isinstance(decoded, PreparedSample)
+    assert stored.media is not None
+    assert stored.media.is_video.tolist() == [False]
+    assert stored.media.image_sizes.tolist() == [[48, 80]]
+    assert loss(library, stored) == pytest.approx(loss(library, decoded), abs=2e-3)
+
+
 def loss(library: Library, sample: PreparedSample) -> float:
     assert sample.media is not None
     with torch.no_grad():
