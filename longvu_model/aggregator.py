@@ -29,6 +29,11 @@ _CPU_BLOCK = 1 << 18
 _DEVICE_BLOCK = 1 << 27
 
 
+def block_frames(num_tokens: int, width: int, device: str) -> int:
+    """Frames that are aggregated at a time, of ``num_tokens`` tower tokens each, on a device of this type."""
+    return max(1, (_CPU_BLOCK if device == "cpu" else _DEVICE_BLOCK) // (num_tokens * width))
+
+
 class KeyValue(nn.Module):
     """Keys and values of one tower's windows: position, then norm and projection for each, in one product."""
 
@@ -167,7 +172,7 @@ class Aggregator(nn.Module):
         """
         num_frames, num_tokens, _ = siglip_FTD.shape
         width = self.queries.shape[1]
-        block = max(1, (_CPU_BLOCK if siglip_FTD.device.type == "cpu" else _DEVICE_BLOCK) // (num_tokens * width))
+        block = block_frames(num_tokens, width, siglip_FTD.device.type)
         edges = torch.arange(0, num_frames + block, block).clamp(max=num_frames)
         outputs: list[list[Tensor]] = [[] for _ in cells]
         for first, last in zip(edges.tolist(), edges[1:].tolist(), strict=False):
