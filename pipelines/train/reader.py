@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -105,7 +105,7 @@ class Reader:
         # tokenizers are not made for several threads at a time
         self._tokenizing, self._counting = threading.Lock(), threading.Lock()
 
-    def steps(self, plan: TrainingPlan, rank: int, world_size: int, cursor: int = 0) -> Iterator[Step]:
+    def steps(self, plan: TrainingPlan, rank: int, world_size: int, cursor: int = 0) -> Generator[Step, None, None]:
         """The rank's share of each global batch from ``cursor`` to the end of the plan."""
         started_s = time.perf_counter()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="reader") as pool:

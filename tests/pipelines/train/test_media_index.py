@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.train.media_index import Join, MediaIndex
-from pipelines.train.samples import MediaRef, Unusable
+from pipelines.train.samples import Kind, MediaRef, Repair, Unusable
 from tests.pipelines.train.conftest import Library
 
 
-def locate(library: Library, path: str, root: Path | None = None, join: Join = "source", kind: str = "video"):
-    index = MediaIndex(library.stored, join)
-    return index.locate(MediaRef(kind, path), f"file://{root or library.media}")  # type: ignore[arg-type]
+def locate(
+    library: Library, path: str, root: Path | None = None, join: Join = "source", kind: Kind = "video"
+) -> tuple[MediaRef, Repair | None]:
+    return MediaIndex(library.stored, join).locate(MediaRef(kind, path), f"file://{root or library.media}")
 
 
 def test_a_stored_video_is_found_by_its_source(library: Library) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,9 @@ some_tokens = st.lists(st.integers(1, BUDGET), min_size=1, max_size=80)
 
 
 @given(some_tokens, any_settings, st.integers(0, 9), st.integers(0, 3))
-def test_every_sample_is_in_one_bin_and_no_bin_is_over_budget(tokens, settings, seed, epoch):
+def test_every_sample_is_in_one_bin_and_no_bin_is_over_budget(
+    tokens: list[int], settings: PlanSettings, seed: int, epoch: int
+) -> None:
     plan = plan_epoch(costs(tokens), seed, epoch, settings)
     batches = list(plan)
     assert sorted(sample for batch in batches for sample in batch.samples) == list(range(len(tokens)))
@@ -64,7 +67,7 @@ def test_every_sample_is_in_one_bin_and_no_bin_is_over_budget(tokens, settings, 
 
 
 @given(some_tokens, any_settings, st.integers(1, 70))
-def test_any_world_size_learns_the_same_samples(tokens, settings, world_size):
+def test_any_world_size_learns_the_same_samples(tokens: list[int], settings: PlanSettings, world_size: int) -> None:
     for batch in plan_epoch(costs(tokens), 0, 0, settings):
         shares = deal(batch, world_size)
         assert len(shares) == world_size
@@ -77,13 +80,13 @@ def test_any_world_size_learns_the_same_samples(tokens, settings, world_size):
 
 
 @given(some_tokens, any_settings)
-def test_the_plan_is_a_function_of_its_inputs(tokens, settings):
+def test_the_plan_is_a_function_of_its_inputs(tokens: list[int], settings: PlanSettings) -> None:
     digest = plan_epoch(costs(tokens), 1, 2, settings).digest
     assert plan_epoch(costs(tokens), 1, 2, settings).digest == digest
     assert plan_epoch(costs(tokens, "another manifest"), 1, 2, settings).digest != digest
 
 
-def test_epochs_and_seeds_differ():
+def test_epochs_and_seeds_differ() -> None:
     tokens = np.random.default_rng(0).integers(1, BUDGET, 400)
     plans = [plan_epoch(costs(tokens), seed, epoch, by_tokens()) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     together = [{frozenset(members) for batch in plan for members in batch.bins if len(members) > 1} for plan in plans]
@@ -94,7 +97,7 @@ def test_epochs_and_seeds_differ():
 
 
 @given(some_tokens)
-def test_packing_equals_the_plain_search(tokens):
+def test_packing_equals_the_plain_search(tokens: list[int]) -> None:
     bin_of, count = best_fit_decreasing(np.array(tokens), BUDGET)
     rooms: list[int] = []
     for size in sorted(tokens, reverse=True):
@@ -112,7 +115,7 @@ def lognormal_tokens(count: int, budget: int) -> np.ndarray:
     return np.clip(rng.lognormal(np.log(budget / 5), 1.0, count), 8, budget).astype(np.int64)
 
 
-def test_bins_are_full_and_ranks_even_where_the_published_sampler_is_neither():
+def test_bins_are_full_and_ranks_even_where_the_published_sampler_is_neither() -> None:
     tokens = lognormal_tokens(30_000, 8192)
     manifest = costs(tokens)
     plan = plan_epoch(manifest, 0, 0, PlanSettings(8192, global_batch_tokens=8192 * 64, planned_ranks=64))
@@ -124,7 +127,7 @@ def test_bins_are_full_and_ranks_even_where_the_published_sampler_is_neither():
     assert published < 0.6
 
 
-def test_published_batches_hold_their_number_of_samples_and_are_spread_over_the_ranks():
+def test_published_batches_hold_their_number_of_samples_and_are_spread_over_the_ranks() -> None:
     tokens = lognormal_tokens(3_000, 8192)
     plan = plan_epoch(costs(tokens), 0, 0, PlanSettings(8192, global_batch_samples=128, planned_ranks=64))
     for batch in list(plan)[:-1]:
@@ -133,14 +136,14 @@ def test_published_batches_hold_their_number_of_samples_and_are_spread_over_the_
     assert plan.balance(64) >= 0.95
 
 
-def test_a_hundred_thousand_samples_take_seconds():
+def test_a_hundred_thousand_samples_take_seconds() -> None:
     started_s = time.process_time()
     plan = plan_epoch(costs(lognormal_tokens(100_000, 8192)), 0, 0, PlanSettings(8192, global_batch_tokens=8192 * 64))
     assert len(plan) > 100
     assert time.process_time() - started_s < 6
 
 
-def test_the_cursor_runs_through_the_epochs():
+def test_the_cursor_runs_through_the_epochs() -> None:
     manifest = costs(np.random.default_rng(3).integers(1, BUDGET, 50))
     plan = TrainingPlan(manifest, seed=5, epochs=3, settings=by_tokens())
     expected = [batch for epoch in range(3) for batch in plan_epoch(manifest, 5, epoch, by_tokens())]
@@ -154,7 +157,7 @@ def test_the_cursor_runs_through_the_epochs():
     assert plan.digest != TrainingPlan(manifest, seed=5, epochs=2, settings=by_tokens()).digest
 
 
-def test_published_sampler_keeps_modalities_apart_and_takes_every_sample_once():
+def test_published_sampler_keeps_modalities_apart_and_takes_every_sample_once() -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 100, 203) * rng.choice([-1, 1], 203)
     steps = length_grouped_batches(lengths.tolist(), 2, 4, seed=3)
@@ -177,12 +180,12 @@ def test_published_sampler_keeps_modalities_apart_and_takes_every_sample_once():
         ({"token_budget": 64, "global_batch_samples": 4, "balance": 1.5}, "balance=1.5"),
     ],
 )
-def test_settings_that_cannot_be_used_are_named(settings, message):
+def test_settings_that_cannot_be_used_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PlanSettings(**settings)
 
 
-def test_an_empty_split_and_a_sample_longer_than_a_bin_are_refused():
+def test_an_empty_split_and_a_sample_longer_than_a_bin_are_refused() -> None:
     with pytest.raises(UserError, match="empty split"):
         plan_epoch(costs([]), 0, 0, by_tokens())
     with pytest.raises(UserError, match="sample 1 has 65 tokens, more than token_budget=64"):
