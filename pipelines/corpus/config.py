@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
 
-from pipelines.corpus.needle import REACH
+from pipelines.corpus.needle import COLOURS, MORE_COLOURS, REACH
 from pipelines.errors import UserError
 
 Kind = Literal["colour", "shape", "time", "scenes"]
@@ -39,6 +39,7 @@ class CorpusConfig:
         scenes: numbers of scenes a video may have; they are also the options of the question about scenes.
         needle_seconds: shortest and longest time the needle is visible.
         needle_area: fraction of the frame that the needle covers.
+        colours: colours that a needle may have.
         kinds: questions asked about every video, in this order.
         answer_form: what the annotations teach: the option's letter, or its text.
         gop: largest distance between key frames, in frames.
@@ -57,6 +58,7 @@ class CorpusConfig:
     scenes: tuple[int, ...] = (2, 3, 4, 5)
     needle_seconds: tuple[float, float] = (2.0, 4.0)
     needle_area: float = 0.1
+    colours: tuple[str, ...] = tuple(COLOURS)
     kinds: tuple[Kind, ...] = KINDS
     answer_form: AnswerForm = "letter"
     gop: int = 250
@@ -66,7 +68,7 @@ class CorpusConfig:
         # One spelling of a value, so that equal configurations have equal digests.
         for name in ("seconds", "needle_area"):
             object.__setattr__(self, name, float(getattr(self, name)))
-        for name, kind in (("scenes", int), ("needle_seconds", float), ("kinds", str)):
+        for name, kind in (("scenes", int), ("needle_seconds", float), ("kinds", str), ("colours", str)):
             object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
         shortest, longest = self.needle_seconds
         # A scene lasts at least 0.7 of an even share, and some scene fills at least half of every quarter.
@@ -85,6 +87,8 @@ class CorpusConfig:
             ("seconds", self.seconds >= least_s, f"at least {ceil(least_s)} (room for the needle in every quarter)"),
             ("needle_area", self.needle_area >= 0.005, "at least 0.005 of the frame"),
             ("needle_area", 2 * reach_px <= min(self.width, self.height), "less: the needle must fit into the frame"),
+            ("colours", len(set(self.colours)) == len(self.colours) >= 4, "at least 4, each once"),
+            ("colours", set(self.colours) <= {*COLOURS, *MORE_COLOURS}, f"some of {', '.join(COLOURS | MORE_COLOURS)}"),
             ("kinds", self.kinds and set(self.kinds) <= set(KINDS), f"some of {', '.join(KINDS)}"),
             ("answer_form", self.answer_form in get_args(AnswerForm), "letter or text"),
             ("gop", self.gop >= 1, "at least 1"),

@@ -15,6 +15,9 @@ COLOURS = {
     "magenta": (232, 44, 208),
     "cyan": (0, 222, 240),
 }
+MORE_COLOURS = {"orange": (255, 128, 0), "violet": (132, 30, 240)}
+"""For corpora that ask for more than the usual six."""
+
 SHAPES = ("circle", "square", "triangle", "star")
 REACH = 0.9
 """No point of a shape of area 1 is farther than this from its centre."""
@@ -35,7 +38,7 @@ def needle_sprite(colour: str, shape: str, area_px: float) -> Image.Image:
     mask = big.resize((side, side), Image.Resampling.BOX)
     shade = mask.filter(ImageFilter.GaussianBlur(unit / 24)).point(lambda value: value * 0.55)
     sprite = Image.merge("RGBA", [*Image.new("RGB", mask.size).split(), shade])
-    fill = Image.merge("RGBA", [*Image.new("RGB", mask.size, COLOURS[colour]).split(), mask])
+    fill = Image.merge("RGBA", [*Image.new("RGB", mask.size, (COLOURS | MORE_COLOURS)[colour]).split(), mask])
     return Image.alpha_composite(sprite, fill)
 
 

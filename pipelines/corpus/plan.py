@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.corpus.config import MARGIN_S, CorpusConfig, Kind
-from pipelines.corpus.needle import COLOURS, REACH, SHAPES
+from pipelines.corpus.needle import REACH, SHAPES
 from pipelines.corpus.scenes import PAINTERS, PALETTES, Palette
 
 QUARTERS = ("the first quarter", "the second quarter", "the third quarter", "the last quarter")
@@ -62,7 +62,7 @@ def plan_corpus(config: CorpusConfig) -> list[VideoPlan]:
     """The plan of every video, a pure function of the config."""
     rng = np.random.default_rng([config.seed, 0])
     drawn: dict[str, list[Any]] = {
-        "colour": balanced(list(COLOURS), config.num_videos, rng),
+        "colour": balanced(config.colours, config.num_videos, rng),
         "shape": balanced(list(SHAPES), config.num_videos, rng),
         "quarter": balanced(range(4), config.num_videos, rng),
         "scenes": balanced(config.scenes, config.num_videos, rng),
@@ -87,7 +87,7 @@ def _plan_video(config: CorpusConfig, index: int, row: dict[str, Any]) -> VideoP
     needle = _needle(config, row, cuts_s, rng)
     questions = {
         "colour": _choice(
-            "What colour is the shape that appears briefly?", tuple(COLOURS), needle.colour, row["colour_slot"], rng
+            "What colour is the shape that appears briefly?", config.colours, needle.colour, row["colour_slot"], rng
         ),
         "shape": _choice("Which shape appears briefly?", SHAPES, needle.shape, row["shape_slot"], rng),
         "time": ("In which part of the video does the coloured shape appear?", QUARTERS, QUARTERS[row["quarter"]]),

@@ -101,6 +101,8 @@ def test_all_shapes_have_one_area_and_fit() -> None:
         ({"needle_area": 0.5}, "must fit into the frame"),
         ({"kinds": ("taste",)}, "some of colour, shape, time, scenes"),
         ({"answer_form": "song"}, "letter or text"),
+        ({"colours": ("red", "green", "blue")}, "at least 4"),
+        ({"colours": ("red", "green", "blue", "mauve")}, "some of red, .* violet"),
         ({"crf": 99}, "crf=99"),
     ],
 )
