@@ -130,7 +130,9 @@ def decode(column: pa.ChunkedArray, spec: FeatureSpec) -> torch.Tensor:
     """
     import torch
 
-    raw_FB = np.empty((len(column) - column.null_count, spec.frame_bytes), dtype=np.uint8)
+    # Arrow's allocator keeps its pages: numpy's gets large arrays anew, and touching them cost as much as unpacking.
+    frames = len(column) - column.null_count
+    raw_FB = np.frombuffer(pa.allocate_buffer(frames * spec.frame_bytes), np.uint8).reshape(frames, spec.frame_bytes)
     first = 0
     for chunk in column.chunks:
         count = len(chunk) - chunk.null_count
@@ -155,14 +157,15 @@ def decode(column: pa.ChunkedArray, spec: FeatureSpec) -> torch.Tensor:
 def content_digest(raw_FB: np.ndarray, frame_index_F: np.ndarray) -> str:
     """Digest of stored frames, 32 hex digits; that of a video is the sum of its chunks' (:func:`add_digests`).
 
-    The sum modulo 2**128 of each frame's blake2b over its index and its numbers: the same however a video was cut
-    into units. It guards against mix-ups, not against an adversary.
+    The sum modulo 2**128 of the first half of each frame's SHA-256 over its index and its numbers: the same however a
+    video was cut into units. It guards against mix-ups, not against an adversary. Processors of today have
+    instructions for SHA-256, which make it twice as fast as blake2b.
     """
     total = 0
     for index, frame in zip(frame_index_F.tolist(), raw_FB, strict=True):
-        digest = hashlib.blake2b(index.to_bytes(8, "little"), digest_size=16)
+        digest = hashlib.sha256(index.to_bytes(8, "little"))
         digest.update(memoryview(frame))
-        total += int.from_bytes(digest.digest(), "little")
+        total += int.from_bytes(digest.digest()[:16], "little")
     return f"{total % _DIGEST_MODULUS:032x}"
 
 

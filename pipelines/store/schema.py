@@ -76,8 +76,8 @@ VIDEOS = _table(
     similarity=(pa.list_(pa.float32()), "DINOv2 window similarity of every sampled frame"),
     kept=(pa.list_(pa.bool_()), "of every sampled frame: similarity below the threshold of store.json"),
     stored=(pa.list_(pa.bool_()), "of every sampled frame: whether it has features"),
-    dinov2_digest=(pa.string(), "blake2b of the stored dinov2 numbers"),
-    siglip_digest=(pa.string(), "blake2b of the stored siglip numbers"),
+    dinov2_digest=(pa.string(), "digest of the stored dinov2 numbers: sum of SHA-256 halves per frame"),
+    siglip_digest=(pa.string(), "digest of the stored siglip numbers, likewise"),
 )
 
 _FILE = pa.struct([("path", pa.string()), ("sha256", pa.string()), ("size_bytes", pa.int64()), ("rows", pa.int64())])
