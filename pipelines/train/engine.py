@@ -124,7 +124,9 @@ class Engine(ABC):
         use_packed_attention(model, settings.attention)
         model.train()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # the first name is that of transformers 5.23, the second that of 5.17
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         self._averages: dict[str, Tensor] = {}
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 

@@ -1,21 +1,23 @@
-"""The figures' scripts of training run, at a size that takes seconds; the plan keeps its floors even there."""
+"""The scripts behind the figures of training run, at a size that takes seconds."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import train_plan, train_reader
+from tests.benchmarks.gpu import train as gpu_train
 
 
-def test_plan_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["train_plan", "--samples", "30000", "--scaling", "20000"])
-    assert train_plan.main() == 0
-    assert "published: length-grouped sampler" in capsys.readouterr().out
+def test_gpu_training_runs_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_train.main(["--smoke", "--peak-tflops", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["features", "online"]
+    assert all("of the peak" in line for line in lines[1:])
 
 
-def test_reader_and_scan_read_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_reader.compare(tmp_path, videos=3, frames=2, rounds=1, threads=2)
-    assert "GB/s" in capsys.readouterr().out
+def test_gpu_training_needs_nothing_of_the_dataflow() -> None:
+    code = "import sys, tests.benchmarks.gpu.train; print({'ray', 'pyarrow', 'fsspec', 'mlflow'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
