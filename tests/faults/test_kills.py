@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.extract.plan import read_plan
-from pipelines.store import committed_units, read_commits
+from pipelines.store import FeatureStore, committed_units
 from tests.faults.conftest import Place
 from tests.faults.content import Content, difference, read_content
 from tests.faults.file_watch import FileWatch
@@ -15,13 +15,13 @@ from tests.faults.s3_server import S3Server, environment
 
 
 def finished_sources(place: Place) -> set[str]:
-    """File names of the sources whose units are all committed; there are some, and not all."""
+    """File names of the sources whose units are all committed, while some others are not; else none."""
     done = committed_units(place.store)
+    if not done:
+        return set()
     planned = read_plan(place.store).select(["unit_id", "source"]).to_pylist()
     left = {row["source"] for row in planned if row["unit_id"] not in done}
-    finished = {row["source"] for row in planned} - left
-    assert finished and left, "the kill did not fall into the middle"
-    return {Path(source).name for source in finished}
+    return {Path(row["source"]).name for row in planned if row["source"] not in left} if left else set()
 
 
 def test_a_run_survives_the_death_of_every_kind_of_worker(place: Place, expected: Content) -> None:
@@ -37,15 +37,17 @@ def test_a_run_survives_the_death_of_every_kind_of_worker(place: Place, expected
 
 def test_a_dead_machine_costs_what_it_had_in_hand(place: Place, expected: Content) -> None:
     with Job(place.words, place.logs) as job:
-        assert job.wait_until(lambda: len(committed_units(place.store)) > 5)
-    survived = {commit.unit_id: commit for commit in read_commits(place.store)}
+        assert job.wait_until(lambda: finished_sources(place))
+    survived = FeatureStore.open(place.store).commits
     finished = finished_sources(place)
+    assert finished, "the kill did not fall into the middle"
     with FileWatch(place.videos) as watch:
         resumed = finish(place.words, place.logs)
     assert resumed.exit_code == 0, resumed.stderr
     touched = {Path(path).name for path in watch.opened | watch.read}
     assert touched and not touched & finished
-    assert {commit.unit_id: commit for commit in read_commits(place.store)}.items() >= survived.items()
+    commits = FeatureStore.open(place.store).commits
+    assert {unit: commits[unit] for unit in survived} == survived
     assert not difference(read_content(place.store), expected)
 
 
@@ -61,10 +63,11 @@ def test_killed_and_resumed_on_s3_that_stumbles(s3_place: Place, server: S3Serve
     with S3Proxy(server.port, stumble) as proxy:
         variables = environment(proxy.port)
         with Job(s3_place.words, s3_place.logs, variables) as job:
-            assert job.wait_until(lambda: len(committed_units(s3_place.store)) > 5)
+            assert job.wait_until(lambda: finished_sources(s3_place))
             job.kill("driver")
             job.wait()
-        finished = finished_sources(s3_place)
+            finished = finished_sources(s3_place)
+        assert finished, "the kill did not fall into the middle"
         proxy.requests.clear()
         resumed = finish(s3_place.words, s3_place.logs, variables)
         assert resumed.exit_code == 0, resumed.stderr
