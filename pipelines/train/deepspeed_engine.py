@@ -32,18 +32,10 @@ from longvu_model.modeling import LongVUForConditionalGeneration, LongVUModel
 from longvu_model.packing import PackedRow, SampleInputs, embed_samples, run_backbone
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin, filler
-from pipelines.train.engine import (
-    BinResult,
-    Engine,
-    EngineSettings,
-    adamw,
-    bin_result,
-    fill_moments,
-    set_learning_rates,
-    set_steps,
-)
+from pipelines.train.engine import BinResult, Engine, EngineSettings, bin_result
 from pipelines.train.engine_state import MASTER, Piece
 from pipelines.train.loss import target_losses
+from pipelines.train.optimizer import adamw, fill_moments, set_learning_rates, set_steps
 
 
 class DeepSpeedEngine(Engine):
@@ -110,8 +102,7 @@ class DeepSpeedEngine(Engine):
         self._engine.step()
         del self._inner.step
 
-    @torch.no_grad()
-    def forward(self, bins: Sequence[Bin]) -> list[BinResult]:
+    def _forward(self, bins: Sequence[Bin]) -> list[BinResult]:
         results = []
         for one in self._rounds(bins):
             losses_N = self._losses(one)

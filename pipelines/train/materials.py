@@ -13,12 +13,13 @@ from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.video import FrameSampling
 from pipelines.store import FeatureStore
-from pipelines.train.engine import Engine, TorchEngine
+from pipelines.train.engine import Engine
 from pipelines.train.manifest import open_manifest
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.plan import TrainingPlan
 from pipelines.train.reader import Reader
 from pipelines.train.run import Run, staged_model, training_plan
+from pipelines.train.torch_engine import TorchEngine
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,12 @@ from pipelines.store import FeatureSpec, FeatureStore, StoreManifest, commit_uni
 from pipelines.train import stages
 from pipelines.train.annotations import AnnotationFile
 from pipelines.train.collate import collate
-from pipelines.train.engine import EngineSettings, TorchEngine
+from pipelines.train.engine import EngineSettings
 from pipelines.train.manifest_builder import ManifestSettings, build_manifest
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.plan import PlanSettings, TrainingPlan
 from pipelines.train.reader import Reader, ReaderStats
+from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.extract.conftest import extract_without_ray
 
 RATIO, STALL = 0.8, 0.02

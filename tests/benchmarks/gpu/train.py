@@ -24,9 +24,10 @@ from longvu_model.sight import Media
 from pipelines.train import costs, stages
 from pipelines.train.collate import collate
 from pipelines.train.costs import RowWork, sample_work
-from pipelines.train.engine import EngineSettings, TorchEngine
+from pipelines.train.engine import EngineSettings
 from pipelines.train.estimate import GPUS
 from pipelines.train.prepared import PreparedSample
+from pipelines.train.torch_engine import TorchEngine
 
 SIZE = (360, 640)
 TEXT, ANSWER = 96, 48

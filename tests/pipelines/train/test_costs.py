@@ -17,8 +17,9 @@ from longvu_model.sight import Media
 from pipelines.train import costs, stages
 from pipelines.train.collate import Bin, collate
 from pipelines.train.costs import RowWork, sample_work
-from pipelines.train.engine import EngineSettings, TorchEngine
+from pipelines.train.engine import EngineSettings
 from pipelines.train.prepared import PreparedSample
+from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.train import problem
 
 TEXT = 24

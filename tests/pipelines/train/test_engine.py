@@ -12,8 +12,9 @@ from torch import Tensor
 from longvu_model.presets import random_model, tiny
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import collate
-from pipelines.train.engine import EngineSettings, TorchEngine
+from pipelines.train.engine import EngineSettings
 from pipelines.train.prepared import PreparedSample
+from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.train import problem
 
 

@@ -13,8 +13,9 @@ from longvu_model.presets import PRESETS
 from pipelines.config import ConfigError, load_config
 from pipelines.errors import UserError
 from pipelines.train import stages
-from pipelines.train.engine import EngineSettings, TorchEngine
+from pipelines.train.engine import EngineSettings
 from pipelines.train.stages import LoraSettings, Stage, image_stage, part_of, video_stage
+from pipelines.train.torch_engine import TorchEngine
 from tests.model.builders import small_config, small_model
 from tests.pipelines.train import problem
 
