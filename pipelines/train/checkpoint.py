@@ -170,6 +170,11 @@ def remove_superseded(root: str, keep_last: int, keep_best: bool) -> None:
 
 def remove_unfinished(root: str) -> None:
     """Delete what killed processes left; for when no other process writes here."""
+    if storage.is_local(root):  # empty folders and unfinished commits, too
+        for folder in storage.local_path(root).glob("*"):
+            if not (folder / COMMIT).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        return
     for uri, names in _folders(root).items():
         if COMMIT not in names:
             _remove(uri, names)

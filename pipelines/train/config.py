@@ -56,7 +56,7 @@ class WorkersConfig(Config):
     threads: int | None = setting(
         None, about="CPU threads of torch per worker; null: torch's choice", ge=1, in_digest=False
     )
-    restarts: int = setting(100, about="times that dead workers are started again", ge=0, in_digest=False)
+    restarts: int = setting(20, about="times that dead workers are started again", ge=0, in_digest=False)
     reader_threads: int = setting(2, about="samples that a worker prepares at a time", ge=1, in_digest=False)
     steps_ahead: int = setting(2, about="steps whose samples are prepared ahead", ge=1, in_digest=False)
     peak_tflops: float | None = setting(

@@ -106,7 +106,9 @@ class Trainer:
 
     def run(self) -> Outcome:
         """From where the run is to its end."""
-        cursor, notice, metrics = self._progress.cursor, "", dict[str, float]()
+        cursor, notice, metrics, scores = self._progress.cursor, "", dict[str, float](), dict[str, float]()
+        if self._world.first:
+            self._run.write()
         if not self._writer.uri:
             self._save(0)  # so that there is always one to go back to, and a wrong place shows at once
         for step in self._reader.steps(self._plan, self._world.rank, self._world.size, cursor):
@@ -115,6 +117,7 @@ class Trainer:
             cursor = step.cursor + 1
             evaluated = self._evaluate(cursor)
             self._records.append((cursor, metrics | evaluated))
+            scores = evaluated or scores
             notice = NOTICES[int(told.largest("notice"))]
             due = cursor % self._config.checkpoint.spacing == 0 or bool(told["overdue"][0]) or bool(evaluated)
             if notice or due or cursor == self._plan.num_steps:
@@ -123,7 +126,7 @@ class Trainer:
                 break
         self._writer.wait()
         place = self.close()
-        return Outcome(cursor, self._plan.num_steps, self._writer.uri, notice, metrics, place)
+        return Outcome(cursor, self._plan.num_steps, self._writer.uri, notice, metrics | scores, place)
 
     def close(self, error: BaseException | None = None) -> str | None:
         """Wait for the thread that writes; end the MLflow run."""

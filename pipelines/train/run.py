@@ -4,6 +4,7 @@ is written; and what every worker then starts from.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.manifest import Manifest
 from pipelines.train.manifest_builder import build_manifest
 from pipelines.train.plan import TrainingPlan
+
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Run:
     @property
     def checkpoints(self) -> str:
         return storage.join(self.uri, "checkpoints")
+
+    def write(self) -> None:
+        """Leave beside the checkpoints what they were made with."""
+        record = dataclasses.asdict(self) | {"config": self.config.model_dump(mode="json")}
+        storage.write_bytes(storage.join(self.uri, RUN_FILE), json.dumps(record, indent=1).encode() + b"\n")
 
 
 @dataclass(frozen=True)

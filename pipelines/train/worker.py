@@ -104,11 +104,16 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
     """What each worker runs: :func:`pipelines.train.loop.train` with materials of its own."""
     import ray.train.torch
 
+    from transformers.utils import logging as transformers_logging
+
+    from pipelines.train.engine_state import CheckpointMismatch
     from pipelines.train.loop import train
     from pipelines.train.materials import make_materials
     from pipelines.train.preemption import Preempted, asked
     from pipelines.train.world import World
 
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     run: Run = arguments["run"]
     rung = arguments["bell"].wait.remote()
 
@@ -117,9 +122,17 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
             return "preempted"
         return "stop" if ray.wait([rung], timeout=0)[0] else ""
 
+    world, materials, problem = World(), None, None
     try:
-        outcome = train(make_materials(run, ray.train.torch.get_device()), World(), notice)
+        materials = make_materials(run, ray.train.torch.get_device())
     except UserError as error:
+        problem = str(error)
+    problems = [found for found in world.gather(problem) if found]
+    if materials is None or problems:
+        return _Refusal(problems[0], stopped=False)
+    try:
+        outcome = train(materials, world, notice)
+    except (CheckpointMismatch, JobStopped) as error:  # what all workers raise together
         return _Refusal(str(error), isinstance(error, JobStopped))
     if outcome.notice == "preempted":
         raise Preempted(f"asked to go at step {outcome.cursor}, which is saved")

@@ -1,0 +1,173 @@
+"""samples + features -> checkpoints: ``longvu train --config YAML``, or ``python -m jobs.train``.
+
+Run the same command again at any time: it continues at the last checkpoint, with any number of workers.
+Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted itself, 143 asked to stop and saved.
+
+    longvu train    ...          train
+    longvu plan     ...          samples, steps and balance; nothing is trained
+    longvu estimate ... --gpus N memory, FLOPs, I/O and cost on N GPUs, without one
+    longvu export   CHECKPOINT DESTINATION   weights of a checkpoint, in our layout or the published one
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.cli import COUNT, Parser
+from jobs.terminal import quiet_libraries
+from pipelines import storage
+from pipelines.config import load_config, reference
+from pipelines.errors import TERMINATED_EXIT, run_cli
+from pipelines.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from pipelines.train.loop import Outcome
+    from pipelines.train.run import Prepared, Run
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "train_tiny_video.yaml"
+COMMANDS = ("train", "plan", "estimate", "export")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m jobs.train [train|plan|estimate|export] ...``; without a command, train."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words.pop(0) if words and words[0] in COMMANDS else "train"
+    return {"train": train_main, "plan": plan_main, "estimate": estimate_main, "export": export_main}[command](words)
+
+
+def train_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``longvu train``."""
+    return run_cli(_train, argv)
+
+
+def plan_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``longvu plan``."""
+    return run_cli(_plan, argv)
+
+
+def estimate_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``longvu estimate``."""
+    return run_cli(_estimate, argv)
+
+
+def export_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``longvu export``."""
+    return run_cli(_export, argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    parser = _parser("train")
+    parser.add_argument("--in-process", action="store_true", help="train in this process, without Ray")
+    options = parser.parse_args(argv)
+    quiet_libraries()
+    prepared = _prepared(options)
+    run = prepared.run
+    if options.in_process:
+        outcome = _train_here(run)
+    else:
+        from pipelines.train.worker import ray_session, train_on_ray
+
+        with ray_session(run.config.workers.count * run.config.workers.cpus):
+            outcome = train_on_ray(run)
+    told = ", ".join(f"{name} {outcome.metrics[name]:.4g}" for name in _TOLD if name in outcome.metrics)
+    print(f"{outcome.cursor} of {outcome.num_steps} steps" + (f": {told}" if told else ""))
+    print(f"checkpoint: {outcome.checkpoint}")
+    if outcome.mlflow:
+        print(f"MLflow: {outcome.mlflow}")
+    if outcome.notice:
+        return TERMINATED_EXIT
+    print(f"next: longvu export {outcome.checkpoint} MODEL")
+    return 0
+
+
+_TOLD = ("loss", "heldout.loss", "heldout.exact_match", "tokens_per_s", "data_stall_share")
+
+
+def _train_here(run: Run) -> Outcome:
+    import torch
+
+    from pipelines.train import preemption
+    from pipelines.train.loop import train
+    from pipelines.train.materials import make_materials
+    from pipelines.train.world import World
+
+    preemption.listen()
+    device = torch.device("cuda" if run.config.workers.gpus else "cpu")
+    return train(make_materials(run, device), World(), lambda: "stop" if preemption.asked() else "")
+
+
+def _plan(argv: Sequence[str]) -> int:
+    options = _parser("plan").parse_args(argv)
+    quiet_libraries()
+    prepared = _prepared(options)
+    plan, config = prepared.plan, prepared.run.config
+    first = plan.epoch(0)
+    print(prepared.manifest.summary())
+    if prepared.heldout is not None:
+        print(f"held out: {prepared.heldout.summary()}")
+    print(f"{plan.num_steps} steps, {len(first)} per epoch; {first.fill:.1%} of the token budget filled")
+    workers = config.workers.count
+    print(f"mean/max cost of {workers} workers: {first.balance(workers):.3f}; plan {plan.digest}")
+    print(f"manifest: {storage.shown(prepared.manifest.uri)}")
+    return 0
+
+
+def _estimate(argv: Sequence[str]) -> int:
+    parser = _parser("estimate")
+    parser.add_argument("--gpus", type=COUNT, metavar="N", help="default: workers.count of the configuration")
+    options = parser.parse_args(argv)
+    quiet_libraries()
+    from pipelines.train.estimate import estimate
+
+    prepared = _prepared(options)
+    print(estimate(prepared, options.gpus or prepared.run.config.workers.count))
+    return 0
+
+
+def _export(argv: Sequence[str]) -> int:
+    parser = Parser(prog="longvu export", description=_export.__doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or prefix of a finished checkpoint")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="new local folder")
+    parser.add_argument("--layout", choices=("longvu", "published"), default="longvu", help="default: longvu")
+    options = parser.parse_args(argv)
+    quiet_libraries()
+    from pipelines.train.export import export
+
+    export(options.checkpoint, options.destination, options.layout)
+    print(f"{options.destination}: {options.layout} layout")
+    return 0
+
+
+def _prepared(options: argparse.Namespace) -> Prepared:
+    from jobs.ask import check_towers
+    from pipelines.extract.towers import model_folder
+    from pipelines.store import FeatureStore
+    from pipelines.train.run import prepare
+
+    config = load_config(TrainConfig, options.config, options.overrides)
+    folder = model_folder(config.model, Path(config.workdir))
+    if config.data.store:
+        check_towers(FeatureStore.open(config.data.store), folder)
+    return prepare(config, folder)
+
+
+def _parser(command: str) -> Parser:
+    parser = Parser(
+        prog=f"longvu {command}",
+        description=__doc__,
+        epilog="settings and their defaults:\n  " + "\n  ".join(reference(TrainConfig)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="default: train_tiny_video.yaml"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

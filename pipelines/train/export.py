@@ -1,0 +1,71 @@
+"""A checkpoint's weights as a model folder: what asks, evaluates and serves, or the image stage's gift to the video
+stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from longvu_model import official
+from longvu_model.config import LongVUConfig
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.processing import LongVUProcessor
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.train import engine_state, stages
+from pipelines.train.checkpoint import read_commit
+from pipelines.train.config import TrainConfig
+from pipelines.train.run import RUN_FILE, staged_model
+
+Layout = Literal["longvu", "published"]
+
+
+def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
+    """Write a model folder from a checkpoint; frozen weights come from the model that the run started from.
+
+    Args:
+        source: folder or prefix of a finished checkpoint.
+        destination: a local folder that does not exist yet.
+        layout: Hugging Face's (``save_pretrained``), or that of the published checkpoints.
+
+    Raises:
+        UserError: no finished checkpoint, a damaged one, or a destination that exists.
+    """
+    found = read_commit(storage.resolve(source))
+    if destination.exists():
+        raise UserError(f"{destination} exists already: give a folder that does not")
+    if damage := found.damage():
+        raise UserError(f"{damage}: the checkpoint cannot be used; export another one of {storage.shown(found.uri)}/..")
+    run = json.loads(storage.read_bytes(storage.join(found.uri.rsplit("/", 2)[0], RUN_FILE)))
+    config, folder = TrainConfig.model_validate(run["config"]), Path(run["model_folder"])
+    model = staged_model(config, folder)
+    with found.local_folder() as shards, torch.no_grad():
+        weights = engine_state.consolidate(shards)
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.copy_(weights.pop(name))
+    assert not weights, f"trained parameters that the model does not have: {sorted(weights)}"
+    merged = stages.merged_state_dict(model)
+    plain = LongVUForConditionalGeneration(model.config)
+    plain.load_state_dict(merged)
+    plain.generation_config = model.generation_config
+    partial = destination.with_name(f"{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _write(plain.to(config.engine.dtype), folder, partial, layout)
+    partial.rename(destination)
+
+
+def _write(model: LongVUForConditionalGeneration, source: Path, folder: Path, layout: Layout) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if layout == "published":
+        official.export(model, folder)
+        tokenizer.save_pretrained(folder)
+        return
+    model.save_pretrained(folder)
+    assert isinstance(model.config, LongVUConfig)
+    LongVUProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
