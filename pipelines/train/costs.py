@@ -1,8 +1,6 @@
-"""What a training step costs on one device, by arithmetic: floating-point operations and bytes, without running it.
+"""Floating-point operations of a training step on one row, by arithmetic from the model's configuration.
 
-The model's shape comes from its configuration, what a row of samples asks of it from :class:`RowWork`. Operations are
-those of matrix products, as ``torch.utils.flop_counter`` counts them; bytes are those that autograd keeps, layer by
-layer, of the library's Qwen2 and Llama and of our visual path. The tests hold both against measured steps.
+They are those of matrix products, as ``torch.utils.flop_counter`` counts them; the tests hold the two together.
 
 Symbols: h width, i inner width, a query width, k key width of the language model; D width of the aggregator, R tower
 tokens per window, T tower tokens per frame.
@@ -11,23 +9,17 @@ tokens per window, T tower tokens per frame.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from longvu_model.aggregator import block_frames
 from longvu_model.compression import plan_cells
 from longvu_model.config import LongVUConfig
-from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.packing import ROW_MULTIPLE
 from longvu_model.regimes import choose_regime, media_shape
 from pipelines.train.engine import EngineSettings
-from pipelines.train.stages import Stage, part_of
-
-_MOMENT_BYTES = 8  # two float32 averages per trained weight
-_MASTER_BYTES = 4
+from pipelines.train.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -106,11 +98,11 @@ def forward_flops(config: LongVUConfig, work: RowWork, *, causal: bool = True) -
         causal: count the half of the attention that kernels compute; otherwise all pairs, as torch's counter does.
     """
     text, pairs = config.text_config, work.attention_pairs / (2 if causal else 1)
-    h, i, a, k = _widths(config)
-    width, window = config.vision_hidden_size, _window(config)
+    h, i, a, k = widths(config)
+    width, per_cell = config.vision_hidden_size, window(config)
     tower_tokens = work.frames * config.token_grid**2
     siglip, dino = config.siglip_config.hidden_size, config.dino_config.hidden_size
-    cell_tokens = work.cells * window
+    cell_tokens = work.cells * per_cell
     depth = config.connector_depth
     first = 2 * tower_tokens * siglip * width + 2 * cell_tokens * dino * width
     aggregator = first + 2 * (tower_tokens + cell_tokens) * width**2
@@ -171,154 +163,20 @@ def step_flops(
     return total + layers + forward["head"] * (2 + learns["head"] + before_head)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device.
-
-    Attributes:
-        weights: of all parts, in the precision of training.
-        optimizer: moments, and float32 weights where training is in half precision.
-        gradients: of all trained weights, whole while a backward pass runs.
-        activations: what the forward pass of one row keeps, inputs included.
-        work: the largest passing tensors beside them.
-    """
-
-    weights: float
-    optimizer: float
-    gradients: float
-    activations: float
-    work: float
-    optimizer_work: float = field(default=0.0)
-
-    @property
-    def peak(self) -> float:
-        """The fullest moment: in the middle of a backward pass, or while the optimiser steps."""
-        return self.weights + self.optimizer + self.gradients + max(self.activations + self.work, self.optimizer_work)
-
-
-def parameter_counts(config: LongVUConfig) -> dict[str, int]:
-    """Weights of every part, from a model without memory."""
-    with torch.device("meta"):
-        model = LongVUForConditionalGeneration(config)
-    counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        part = part_of(name)
-        counts[part] = counts.get(part, 0) + parameter.numel()
-    return counts
-
-
-def trained_count(config: LongVUConfig, stage: Stage, counts: dict[str, int]) -> int:
-    """Weights that learn, adapters included."""
-    trained = sum(count for part, count in counts.items() if part not in stage.frozen)
-    if stage.lora is not None:
-        trained += _adapter_weights(config, stage)
-        trained -= counts["language_model"] if "language_model" not in stage.frozen else 0
-    return trained
-
-
-def memory(
-    config: LongVUConfig,
-    stage: Stage,
-    settings: EngineSettings,
-    work: RowWork,
-    *,
-    workers: int = 1,
-    accumulates: bool = True,
-    device: str = "cuda",
-) -> Memory:
-    """Bytes on one of ``workers`` devices while it trains on rows like ``work``.
-
-    Args:
-        accumulates: more than one row per step and device: gradients are there while activations are.
-        device: "cpu" or "cuda"; the aggregator's blocks differ in size.
-    """
-    counts = parameter_counts(config)
-    trained, size = trained_count(config, stage, counts), settings.dtype.itemsize
-    whole = sum(counts.values()) + (_adapter_weights(config, stage) if stage.lora else 0)
-    zero = settings.zero_stage if settings.kind == "deepspeed" else 0
-    share = {stage_: workers if zero >= stage_ else 1 for stage_ in (1, 2, 3)}
-    towers = counts["towers"] if "towers" in stage.frozen else 0
-    gathered = 0.0
-    if zero == 3:  # the visual path with the embeddings, and one layer ahead of the one at work
-        text = config.text_config
-        layer = counts["language_model"] / text.num_hidden_layers
-        gathered = size * (counts["aggregator"] + counts["projector"] + counts["embeddings"] + 2 * layer)
-    weights = size * (towers + (whole - towers) / share[3]) + gathered
-    optimizer = (_MOMENT_BYTES + (_MASTER_BYTES if size < 4 else 0)) * trained / share[1]
-    gradient_size = 4 if zero or size == 4 else 4 + size  # DeepSpeed accumulates its share in float32
-    gradients = gradient_size * trained / share[2]
-    if zero == 2 or zero == 3:
-        gradients += size * min(trained, 2 * settings.bucket_elements)
-    kept = activations(config, settings, work, device)
-    passing = _passing(config, settings, work)
-    if not accumulates and zero == 0:
-        # Gradients appear while activations go: the fullest moment has all of one or all of the other.
-        early, late = kept + passing, gradients
-        return Memory(weights, optimizer, 0.0, early, max(0.0, late - early), 4.0 * trained / share[1] + gradients)
-    return Memory(weights, optimizer, gradients, kept, passing, 4.0 * trained / share[1])
-
-
-def activations(config: LongVUConfig, settings: EngineSettings, work: RowWork, device: str = "cuda") -> float:
-    """Bytes that the forward pass of one row keeps for its backward pass."""
-    layers, size, h = config.text_config.num_hidden_layers, settings.dtype.itemsize, _widths(config)[0]
-    layer = work.tokens * layer_bytes(config, size)
-    ends = work.tokens * (_norm_bytes(h, size) + 8 * _head_width(config)) + work.targets * h * size
-    if settings.gradient_checkpointing:
-        return visual_bytes(config, work, size, device) + ends + layers * work.tokens * h * size + layer
-    return visual_bytes(config, work, size, device) + ends + layers * layer
-
-
-def layer_bytes(config: LongVUConfig, size: int) -> float:
-    """Bytes that a decoder layer keeps per token."""
-    h, i, a, k = _widths(config)
-    # queries, output of attention for each sample and of all; keys and values; their log-sum in float32
-    attention = size * (3 * a + 2 * k) + 4 * config.text_config.num_attention_heads
-    return 2 * _norm_bytes(h, size) + attention + size * 4 * i
-
-
-def visual_bytes(config: LongVUConfig, work: RowWork, size: int, device: str = "cuda") -> float:
-    """Bytes that aggregator, projector and assembly keep, features included."""
-    if not work.frames:
-        return work.tokens * config.text_config.hidden_size * size
-    width, window, h = config.vision_hidden_size, _window(config), config.text_config.hidden_size
-    towers = config.siglip_config.hidden_size + config.dino_config.hidden_size
-    tower_tokens, cell_tokens = work.frames * config.token_grid**2, work.cells * window
-    inputs = tower_tokens * towers + cell_tokens * config.dino_config.hidden_size
-    projectors = 3 * width * (tower_tokens + cell_tokens)
-    weights = 4 + (size if size < 4 else 0)  # the softmax is in float32
-    per_layer = size * width * (8 * cell_tokens + 8 * work.cells)
-    per_layer += 2 * cell_tokens * config.aggregator_heads * weights
-    blocks = math.ceil(work.frames / block_frames(config.token_grid**2, width, device))
-    folded = blocks * config.connector_depth * 4 * width**2  # weights with the norms' gains, for both towers
-    rendered = work.rendered * (width + 3 * h) + work.tokens * h
-    return size * (inputs + projectors + folded + rendered) + config.connector_depth * per_layer
-
-
-def _passing(config: LongVUConfig, settings: EngineSettings, work: RowWork) -> float:
-    """Bytes of the largest tensors that come and go: a chunk's logits, or the gradients inside a layer."""
-    i, size = config.text_config.intermediate_size, settings.dtype.itemsize
-    chunk = min(work.targets, settings.chunk_targets)
-    logits = chunk * config.text_config.vocab_size * (12 + (size if size < 4 else 0))
-    return max(logits, 3 * i * work.tokens * size)
-
-
-def _norm_bytes(h: int, size: int) -> float:
-    """Bytes that an RMS norm keeps per token: its input in float32, the normed input, the output."""
-    return 4 * h + 2 * size * h + 4
-
-
-def _widths(config: LongVUConfig) -> tuple[int, int, int, int]:
+def widths(config: LongVUConfig) -> tuple[int, int, int, int]:
     """h, i, a, k of the language model."""
-    text, head = config.text_config, _head_width(config)
+    text, head = config.text_config, head_width(config)
     return text.hidden_size, text.intermediate_size, text.num_attention_heads * head, text.num_key_value_heads * head
 
 
-def _head_width(config: LongVUConfig) -> int:
+def head_width(config: LongVUConfig) -> int:
+    """Width of one attention head."""
     text = config.text_config
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
-def _window(config: LongVUConfig) -> int:
+def window(config: LongVUConfig) -> int:
+    """Tower tokens that a query cell sees of each tower, R."""
     return (config.token_grid // config.query_grids[0]) ** 2
 
 
@@ -355,9 +213,10 @@ def _tower_flops(config: LongVUConfig) -> float:
     )
 
 
-def _adapter_weights(config: LongVUConfig, stage: Stage) -> int:
+def adapter_weights(config: LongVUConfig, stage: Stage) -> int:
+    """Weights of all low-rank adapters."""
     assert stage.lora is not None
-    h, i, a, k = _widths(config)
+    h, i, a, k = widths(config)
     sides = {
         "q_proj": h + a, "k_proj": h + k, "v_proj": h + k, "o_proj": a + h,
         "gate_proj": h + i, "up_proj": h + i, "down_proj": i + h,
@@ -367,4 +226,4 @@ def _adapter_weights(config: LongVUConfig, stage: Stage) -> int:
 
 
 def _adapter_flops(config: LongVUConfig, stage: Stage, work: RowWork) -> float:
-    return 2 * work.tokens * _adapter_weights(config, stage)
+    return 2 * work.tokens * adapter_weights(config, stage)

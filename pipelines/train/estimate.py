@@ -1,6 +1,7 @@
 """What a training run will need on N GPUs, told without one: memory, operations, input and output, hours, money.
 
-Samples come from the run's manifest and its plan; what a row costs is in :mod:`pipelines.train.costs`. The time assumes
+Samples come from the run's manifest and its plan; what a row costs is in :mod:`pipelines.train.costs` and
+:mod:`pipelines.train.memory`. The time assumes
 a share of the GPUs' peak (``utilization``), which is the one figure here that only a measurement can give
 (``tests/benchmarks/gpu/train.py``).
 """
@@ -17,8 +18,9 @@ import numpy as np
 from longvu_model.config import LongVUConfig
 from pipelines.errors import UserError
 from pipelines.train import costs
-from pipelines.train.costs import Memory, RowWork
+from pipelines.train.costs import RowWork
 from pipelines.train.engine import EngineSettings
+from pipelines.train.memory import Memory, parameter_counts, step_memory, trained_count
 from pipelines.train.stages import Stage
 
 if TYPE_CHECKING:
@@ -170,12 +172,12 @@ def estimate_rows(
     price_per_gpu_hour: float,
 ) -> Estimate:
     """The same from rows that stand for all others."""
-    counts = costs.parameter_counts(model_config)
-    trained = costs.trained_count(model_config, stage, counts)
+    counts = parameter_counts(model_config)
+    trained = trained_count(model_config, stage, counts)
     whole = sum(counts.values())
     memory = max(
         (
-            costs.memory(model_config, stage, settings, row, workers=gpus, accumulates=rows_per_step > gpus)
+            step_memory(model_config, stage, settings, row, workers=gpus, accumulates=rows_per_step > gpus)
             for row in _largest(rows)
         ),
         key=lambda found: found.peak,

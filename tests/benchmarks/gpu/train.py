@@ -26,6 +26,7 @@ from pipelines.train.collate import collate
 from pipelines.train.costs import RowWork, sample_work
 from pipelines.train.engine import EngineSettings
 from pipelines.train.estimate import GPUS
+from pipelines.train.memory import step_memory
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.torch_engine import TorchEngine
 
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{sum(work.lengths)} tokens, {work.frames} frames, {step_s:.3f} s ({update_s:.3f} s optimiser)"
         )
         if options.device.type == "cuda":
-            predicted = costs.memory(config, stage, settings, work).peak
+            predicted = step_memory(config, stage, settings, work).peak
             line += f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB ({predicted / 1e9:.1f} predicted)"
         print(line, flush=True)
     return 0

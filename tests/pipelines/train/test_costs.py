@@ -18,6 +18,7 @@ from pipelines.train import costs, stages
 from pipelines.train.collate import Bin, collate
 from pipelines.train.costs import RowWork, sample_work
 from pipelines.train.engine import EngineSettings
+from pipelines.train.memory import Memory, parameter_counts, step_memory
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.train import problem
@@ -171,7 +172,7 @@ def test_memory_is_what_a_step_measures(frames: tuple[int, ...], changes: dict[s
     with LiveBytes() as live:
         engine.step([one] * (2 if accumulates else 1), 10)
     measured = before + inputs + live.peak
-    predicted = costs.memory(
+    predicted = step_memory(
         engine.model.config,
         engine.stage,
         engine.settings,
@@ -185,7 +186,7 @@ def test_memory_is_what_a_step_measures(frames: tuple[int, ...], changes: dict[s
 def test_published_sizes() -> None:
     """Weights of the released models, without making one."""
     for preset, billions in (("longvu_qwen2_7b", 7.6), ("longvu_llama3_2_3b", 3.21), ("longvu_llama3_2_1b", 1.24)):
-        counts = costs.parameter_counts(PRESETS[preset]())
+        counts = parameter_counts(PRESETS[preset]())
         language = counts["language_model"] + counts["embeddings"] + counts.get("head", 0)
         assert language / 1e9 == pytest.approx(billions, rel=0.02)
         assert counts["towers"] / 1e9 == pytest.approx(1.54, rel=0.05)
@@ -195,9 +196,9 @@ def test_zero_stages_divide_what_they_say() -> None:
     config, stage = PRESETS["longvu_qwen2_7b"](), stages.video_stage()
     work = RowWork([8192], 512)
 
-    def on(workers: int, zero_stage: int) -> costs.Memory:
+    def on(workers: int, zero_stage: int) -> Memory:
         settings = EngineSettings(kind="deepspeed", zero_stage=zero_stage, precision="bfloat16")
-        return costs.memory(config, stage, settings, work, workers=workers)
+        return step_memory(config, stage, settings, work, workers=workers)
 
     one, eight = on(1, 3), on(8, 3)
     assert eight.optimizer == one.optimizer / 8
