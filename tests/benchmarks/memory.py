@@ -1,10 +1,11 @@
 """Memory of a whole extraction on two CPUs: the sum over all its processes, for a short and for a long video.
 
-    python -m tests.benchmarks.memory [--minutes 5 60] [--unit-frames 512] [--directory DIR]
+    python -m tests.benchmarks.memory [--minutes 5 60] [--unit-frames 128] [--directory DIR]
 
 Runs the job on one synthetic 320x176 video of each length, with the tiny preset and with Ray's object store as large as
 Ray makes it on a machine of 4 GB. Sampled is the proportional set size (PSS) of every process of the run, Ray's own and
-its shared memory included, so nothing is counted twice. Exits with 1 if a peak is above 4 GB or if the longest video
+its shared memory included, so nothing is counted twice. Memory depends on the size of a unit, so units are made small
+enough that the shorter video too fills every stage. Exits with 1 if a peak is above 4 GB or if the longest video
 takes more than 10 % over the shortest.
 """
 
@@ -90,7 +91,7 @@ def _sizes(job: Job) -> Counter[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=int, nargs="+", default=[5, 60], help="lengths of the videos, shortest first")
-    parser.add_argument("--unit-frames", type=int, default=512, help="as the setting of that name")
+    parser.add_argument("--unit-frames", type=int, default=128, help="as the setting of that name; 5 min are 300")
     parser.add_argument("--directory", default=str(Path(tempfile.gettempdir()) / "longvu-decode-benchmark"),
                         help="where generated videos are kept")
     return parser.parse_args()
