@@ -14,8 +14,8 @@ def test_a_small_store_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(sys, "argv", words)
     store_scale.main()
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0].startswith("50 videos of 60 frames in 13 units")
-    assert [len(row.split()) for row in rows[2:]] == [6, 6, 8]
+    assert [row.split()[:2] for row in rows[2:]] == [["local", "50"]] * 3
+    assert [len(row.split()) for row in rows[2:]] == [7, 7, 9]
 
 
 def test_masks_of_all_ways_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
