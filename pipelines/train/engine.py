@@ -20,7 +20,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from longvu_model.modeling import LongVUForConditionalGeneration
-from longvu_model.packing import PACKED_SDPA, use_packed_attention
+from longvu_model.packing import use_packed_attention
 from pipelines.config import Config, setting
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin
@@ -38,7 +38,9 @@ class EngineSettings(Config):
     precision: Literal["float32", "bfloat16"] = setting(
         "float32", about="number format of weights and activations; bfloat16 keeps float32 weights in the optimiser"
     )
-    attention: str = setting(PACKED_SDPA, about="attention of packed rows, or flash_attention_2", in_digest=False)
+    attention: Literal["longvu_packed_sdpa", "flash_attention_2"] = setting(
+        "longvu_packed_sdpa", about="attention of packed rows; the second needs flash-attn and a GPU", in_digest=False
+    )
     gradient_checkpointing: bool = setting(False, about="recompute layers in the backward pass", in_digest=False)
     chunk_targets: int = setting(CHUNK_TARGETS, about="targets whose logits exist at a time", ge=1, in_digest=False)
     bucket_elements: int = setting(

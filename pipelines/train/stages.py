@@ -174,6 +174,8 @@ def parameter_groups(model: LongVUForConditionalGeneration, stage: Stage) -> lis
 @torch.no_grad()
 def merged_state_dict(model: LongVUForConditionalGeneration) -> dict[str, Tensor]:
     """The model's weights under their usual names, adapters added to what they adapt; the model stays as it is."""
+    if not any(is_adapter(name) for name, _ in model.named_parameters()):
+        return dict(model.state_dict())
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     deltas = {
