@@ -37,7 +37,7 @@ MAX_PIXELS = 64 << 20
 """Default limit on the pixels of a frame: 8K is 33 million."""
 
 MAX_EDGE_PX = 16384
-"""Longest edge of a frame. Frames are padded to a square, so a strip of few pixels and 100,000 long would take 40 GB."""
+"""Longest edge of a frame. Frames are padded to a square: a strip that is 100,000 pixels long would take 40 GB."""
 
 # Playlists and descriptions (HLS, DASH, concat, SDP, image sequences) make FFmpeg open further files or addresses that
 # an untrusted upload names, so only self-contained containers are read.
