@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,14 @@ class FrameBlock:
     """Consecutive sampled frames.
 
     frames: uint8 (T, H, W, 3) RGB. indices: int64 (T,) frame numbers in presentation order. pts_s: float64 (T,)
-    presentation times of the container in seconds; they need not start at 0.
+    presentation times of the container in seconds; they need not start at 0. squares: the frames padded and resized,
+    uint8 (T, s, s, 3) for each side that ``supervised_blocks`` was asked for; without whole frames H = W = 0.
     """
 
     frames: Rgb
     indices: NDArray[np.int64]
     pts_s: NDArray[np.float64]
+    squares: tuple[Rgb, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

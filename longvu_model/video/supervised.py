@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ class SupervisedStream:
                     _give_back(self._child)
                     self._child = None
                     return
-                indices, pts_s, frames = arrays
-                yield FrameBlock(frames.reshape(header["shape"]), indices.view(np.int64), pts_s.view(np.float64))
+                indices, pts_s, *pictures = arrays
+                shaped = [array.reshape(shape) for array, shape in zip(pictures, header["shapes"], strict=True)]
+                frames, *squares = shaped
+                yield FrameBlock(frames, indices.view(np.int64), pts_s.view(np.float64), squares=tuple(squares))
         finally:
             self.close()
 
@@ -139,6 +141,8 @@ def supervised_blocks(
     backend: Backend = "pyav",
     threads: int = 1,
     memory_bytes: int = MEMORY_BYTES,
+    squares: Sequence[tuple[int, tuple[int, ...]]] = (),
+    whole: bool = True,
 ) -> SupervisedStream:
     """As ``iter_frame_blocks``, in a child process.
 
@@ -146,6 +150,9 @@ def supervised_blocks(
         source: local path, bytes, or file object; the latter two are sent to the child whole.
         deadline_s: seconds that the caller may wait for the child, over all blocks of this video.
         memory_bytes: limit on the child's address space.
+        squares: sides in pixels and colours of padding; the child also sends each frame as these squares
+            (``tower_pixels.padded_square``), which are far smaller than what they are made from.
+        whole: whether the frames themselves are sent.
 
     Raises:
         VideoError: on opening or while iterating. ``Timeout``: the deadline passed. ``Corrupt``: the child died; the
@@ -163,7 +170,7 @@ def supervised_blocks(
     rule = FrameSampling() if sampling is None else FrameSampling.parse(sampling)
     job = {
         "name": name, "source": source, "sampling": rule, "max_pixels": max_pixels, "block_frames": block_frames,
-        "backend": backend, "threads": threads,
+        "backend": backend, "threads": threads, "squares": list(squares), "whole": whole,
     }
     child = _take(memory_bytes)
     child.send(pickle.dumps(job))

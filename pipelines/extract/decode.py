@@ -1,7 +1,8 @@
 """Decode a unit: every sampled frame of its members, padded and resized to what the towers take, still 8 bits.
 
 The resize is the last step before normalisation in which frames are rounded to 8 bits, so resized frames lose nothing
-and are a tenth of the decoded ones. A source that cannot be used becomes a member with an error, never an exception.
+and are a tenth of the decoded ones. It is done in the decoding child, which saves their way through a pipe. A source
+that cannot be used becomes a member with an error, never an exception.
 
 Shapes: T sampled frames of the unit, s input side of a tower.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longvu_model.tower_pixels import TowerPixels, padded_square
+from longvu_model.tower_pixels import TowerPixels
 from longvu_model.video import (
     Corrupt,
     DecodeSummary,
@@ -62,6 +63,11 @@ class DecodeSettings:
     decode: DecodeConfig
     stage_edges_px: tuple[int, ...] = ()
 
+    @property
+    def whole_frames(self) -> bool:
+        """Whether more is made of the frames than what the towers take."""
+        return bool(self.jpeg_edge_px or self.stage_edges_px)
+
 
 class _Frames:
     """Frames of one tower in one array, which grows when a container promised too few."""
@@ -70,12 +76,13 @@ class _Frames:
         self._array = np.empty((expected, size, size, 3), np.uint8)
         self.count = 0
 
-    def append(self, frame_HWC: np.ndarray) -> None:
-        if self.count == len(self._array):
-            room = np.empty((max(WINDOW_FRAMES, self.count // 2), *self._array.shape[1:]), np.uint8)
+    def extend(self, frames_TssC: np.ndarray) -> None:
+        end = self.count + len(frames_TssC)
+        if end > len(self._array):
+            room = np.empty((max(WINDOW_FRAMES, end // 2), *self._array.shape[1:]), np.uint8)
             self._array = np.concatenate([self._array, room])
-        self._array[self.count] = frame_HWC
-        self.count += 1
+        self._array[self.count : end] = frames_TssC
+        self.count = end
 
     @property
     def array(self) -> np.ndarray:
@@ -93,13 +100,13 @@ class _Collected:
     jpegs: list[bytes] = field(default_factory=list)
 
     def add(self, block: FrameBlock, settings: DecodeSettings) -> None:
-        for frame_HWC in block.frames:
-            picture = Image.fromarray(frame_HWC)
-            for name, pixels in settings.pixels.items():
-                self.frames[name].append(np.asarray(padded_square(picture, pixels.size, pixels.fill)))
-            if settings.jpeg_edge_px:
-                self.jpegs.append(_thumbnail(picture, settings.jpeg_edge_px))
-            self.stages.add(picture)
+        for name, squares_TssC in zip(settings.pixels, block.squares, strict=True):
+            self.frames[name].extend(squares_TssC)
+        if settings.whole_frames:
+            for picture in map(Image.fromarray, block.frames):
+                if settings.jpeg_edge_px:
+                    self.jpegs.append(_thumbnail(picture, settings.jpeg_edge_px))
+                self.stages.add(picture)
         self.frame_index += block.indices.tolist()
         self.pts_s += block.pts_s.tolist()
 
@@ -239,6 +246,8 @@ def _decode_file(
             max_pixels=limits.max_pixels,
             block_frames=block_frames,
             backend=decoder,
+            squares=[(pixels.size, pixels.fill) for pixels in settings.pixels.values()],
+            whole=settings.whole_frames,
         )
         for block in stream:
             collected.add(block, settings)
