@@ -274,4 +274,5 @@ class Trainer:
 
     def _say(self, line: str) -> None:
         if self._world.first:
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(line + "\n")  # Ray Train repeats what is printed
+            sys.stderr.flush()

@@ -86,6 +86,7 @@ def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
     Raises:
         UserError: what cannot be used, in one line; nothing but manifests was written.
     """
+    config = _located(config)
     model_config = staged_config(config, model_folder)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     store = FeatureStore.open(config.data.store) if config.data.store else None
@@ -161,6 +162,17 @@ def model_digest(folder: Path) -> str:
     sizes = [(path.name, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))]
     facts = json.dumps([record, sizes], sort_keys=True)
     return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+
+
+def _located(config: TrainConfig) -> TrainConfig:
+    """The same with absolute places: workers have working directories of their own."""
+
+    def absolute(place: str | None) -> str | None:
+        return None if place is None else storage.shown(storage.resolve(place))
+
+    data = config.data.changed(media_root=absolute(config.data.media_root), store=absolute(config.data.store))
+    places = {name: absolute(getattr(config, name)) for name in ("output", "workdir", "audit")}
+    return config.changed(data=data, **places)
 
 
 def check_progress(run: Run) -> None:

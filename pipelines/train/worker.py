@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import JobStopped, UserError
+from pipelines.errors import JobStopped, Terminated, UserError
 
 if TYPE_CHECKING:
     from pipelines.train.loop import Outcome
@@ -44,11 +45,11 @@ def train_on_ray(run: Run) -> Outcome:
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
     bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=workers.count + 2).remote()
-    trainer = TorchTrainer(
+    signal.signal(signal.SIGTERM, _terminate)  # Ray replaced the command line's handler when it started
+    trainer = _trainer_class()(
         train_worker,
         train_loop_config={"run": run, "bell": bell},
         torch_config=_torch_config(workers.gpus > 0),
@@ -103,7 +104,6 @@ def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
 def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
     """What each worker runs: :func:`pipelines.train.loop.train` with materials of its own."""
     import ray.train.torch
-
     from transformers.utils import logging as transformers_logging
 
     from pipelines.train.engine_state import CheckpointMismatch
@@ -150,6 +150,23 @@ class _Bell:
 
     def wait(self) -> bool:
         return self._rung.wait()
+
+
+def _terminate(_: int, __: object) -> None:
+    raise Terminated
+
+
+def _trainer_class() -> type[Any]:
+    """Ray's trainer; without a dashboard, also without the actor that asks it every second whether the run lives."""
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class LocalTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
+
+    return TorchTrainer if "RAY_ADDRESS" in os.environ else LocalTrainer
 
 
 def _torch_config(gpus: bool) -> Any:

@@ -35,9 +35,9 @@ class World:
         mine = torch.tensor(values, dtype=torch.float64)
         if self._group is None:
             return mine.numpy()[None]
-        everyone = torch.empty(self.size * len(values), dtype=torch.float64)
-        dist.all_gather_into_tensor(everyone, mine, group=self._group)
-        return everyone.view(self.size, -1).numpy()
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine, group=self._group)
+        return torch.stack(everyone).numpy()
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's value of any kind, by rank; a collective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -106,22 +107,28 @@ class Account:
 
 
 def account(run: Run) -> Account:
-    workdir = Path(run.config.workdir)
+    return account_of(run.config)
+
+
+def account_of(config: TrainConfig) -> Account:
+    """What the runs of a configuration came to; its workdir holds no other run."""
+    workdir = Path(config.workdir)
     client = MlflowClient(tracking_uri=tracking_uri(workdir))
     runs = [one for e in client.search_experiments() for one in client.search_runs([e.experiment_id])]
     losses: dict[int, list[float]] = {}
     for metric in client.get_metric_history(runs[0].info.run_id, "loss"):
         losses.setdefault(metric.step, []).append(metric.value)
-    starts = read_audit(Path(str(run.config.audit)))
+    starts = read_audit(Path(str(config.audit)))
     final = {(line["cursor"], rank): line for lines in starts for rank, line in lines}
     samples: dict[int, Counter[int]] = {}
     for line in final.values():
         samples.setdefault(line["epoch"], Counter()).update(line["samples"])
     lost = [
         max(line["cursor"] for _, line in before) + 1 - min(line["cursor"] for _, line in after)
-        for before, after in zip(starts, starts[1:], strict=False)
+        for before, after in itertools.pairwise(starts)
     ]
-    return Account(losses, samples, weights(checkpoint.finished(run.checkpoints)[0]), lost, len(runs))
+    newest = checkpoint.finished(storage.join(config.run_uri, "checkpoints"))[0]
+    return Account(losses, samples, weights(newest), lost, len(runs))
 
 
 def read_audit(folder: Path) -> list[list[tuple[int, dict[str, Any]]]]:

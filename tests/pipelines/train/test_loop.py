@@ -156,7 +156,8 @@ def train_poisoned(settings: TrainConfig, model: Path, victim: str, how: str) ->
 
 
 def watched(library: Library, folder: Path, **watch: Any) -> TrainConfig:
-    return config(library, folder, watch={"warmup": 8, "window": 12, "threshold": 8, **watch}, checkpoint={"every_steps": 6})
+    watch = {"warmup": 8, "window": 12, "threshold": 8, **watch}
+    return config(library, folder, watch=watch, checkpoint={"every_steps": 6})
 
 
 def refused_steps(run: Run, folder: Path) -> dict[int, str]:
@@ -188,7 +189,8 @@ def test_a_sample_whose_loss_is_no_number_changes_nothing_and_is_named(
 
 def test_a_spike_is_refused_and_the_run_rewound(library: Library, model: Path, tmp_path: Path) -> None:
     """The weights are those of the checkpoint before the spike; what came in between is not learned."""
-    settings = watched(library, tmp_path, spike="rewind", window=8, threshold=2)
+    settings = watched(library, tmp_path, spike="rewind", window=8, threshold=3)
+    settings = settings.changed(stage=settings.stage.changed(learning_rate=5e-3))  # so that there is a floor to leave
     run = train_poisoned(settings, model, "7", "labels")
     told = refused_steps(run, tmp_path)
     assert told and all(re.search(r"because of \S*:7; rewind", text) for text in told.values())
@@ -256,5 +258,5 @@ def test_other_data_or_another_choice_of_parts_cannot_continue_a_run(
     rows.write_text(text)
     frozen = settings.changed(stage=settings.stage.changed(frozen=("towers", "projector")))
     os.rename(Path(settings.run_uri.removeprefix("file://")), Path(frozen.run_uri.removeprefix("file://")))
-    with pytest.raises(CheckpointMismatch, match="not trained here: model.frame_tokens.projector"):
+    with pytest.raises(CheckpointMismatch, match=r"not trained here: model\.frame_tokens\.projector"):
         run_here(frozen, model)

@@ -1,0 +1,68 @@
+"""Training on Ray that loses a worker, its driver, and is asked to stop: the run comes to what it would have been."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import torch
+
+from jobs.train import main
+from pipelines.config import load_config
+from pipelines.train.config import TrainConfig
+from tests.faults.training import (
+    WORKER,
+    audit_lines,
+    newest_cursor,
+    next_step_s,
+    start,
+    train_through_kills,
+    write_problem,
+)
+from tests.pipelines.train.small_run import Account, account_of
+
+# What a killed driver leaves behind goes on for a second or two, which should not be the end of the run.
+SAMPLES = 600
+ONE_WORKER = {"workers": {"count": 1, "cpus": 0.75, "threads": 1}}
+
+
+def undisturbed(folder: Path, samples: int, epochs: int) -> Account:
+    """The same run in this process, without Ray."""
+    config = write_problem(folder, samples, epochs, **ONE_WORKER)
+    assert main(["--config", str(config), "--in-process"]) == 0
+    return account_of(load_config(TrainConfig, config))
+
+
+def test_killed_workers_and_drivers_leave_no_trace(tmp_path: Path) -> None:
+    """A worker is started again by Ray, a driver by the same command; losses and weights are those without a kill."""
+    config = write_problem(tmp_path / "killed", SAMPLES, 1, **ONE_WORKER)
+    kills, exit_codes = train_through_kills(config, ["worker", "driver"], last=SAMPLES // 2)
+    assert exit_codes == [-signal.SIGKILL, 0]
+    found, expected = account_of(load_config(TrainConfig, config)), undisturbed(tmp_path / "undisturbed", SAMPLES, 1)
+    assert found.losses == expected.losses and found.runs == 1
+    assert sorted(found.losses) == list(range(1, SAMPLES // 2 + 1))
+    assert found.samples == expected.samples == {0: dict.fromkeys(range(SAMPLES), 1)}
+    assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
+    assert max(kill.lost for kill in kills) <= 4
+
+
+def test_sigterm_of_the_driver_saves_and_of_a_worker_moves_it(tmp_path: Path) -> None:
+    config = write_problem(tmp_path, 400, 1)
+    audit = tmp_path / "audit"
+    with start(config) as job:
+        assert job.wait_until(lambda: newest_cursor(audit) >= 3), job.stderr
+        asked = job.processes(WORKER)[0]
+        before = newest_cursor(audit)
+        asked.send_signal(signal.SIGTERM)
+        assert job.wait_until(lambda: len(list(audit.glob("*.jsonl"))) == 4 and next_step_s(audit, 0)), job.stderr
+        assert job.wait_until(lambda: newest_cursor(audit) >= before + 5), job.stderr
+        job.driver.send_signal(signal.SIGTERM)
+        assert job.wait() == 143
+        assert job.last_words == "terminated; the same command continues where it stopped"
+    done = newest_cursor(audit) + 1
+    steps = [line["cursor"] for line in audit_lines(audit)]
+    assert sorted(steps) == sorted([*range(done), *range(done)]), "each of two workers did each step once: nothing lost"
+    run = load_config(TrainConfig, config).run_uri.removeprefix("file://")
+    newest = max(Path(run).glob("checkpoints/*/commit.json"))
+    assert json.loads(newest.read_text())["cursor"] == done
