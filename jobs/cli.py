@@ -19,8 +19,14 @@ JOBS = {
     "extract": "videos -> feature store (Ray Data); resumes where it stopped",
     "store": "look into a feature store: ls, show, verify, compact, sweep, quarantine",
     "probe": "decode one source as extraction would, and say what it is or why it fails",
+    "train": "samples + features -> checkpoints (Ray Train, DeepSpeed); resumes where it stopped",
+    "plan": "what a training run would do: samples, steps, balance",
+    "estimate": "memory, time, traffic and cost of a training run on N GPUs, without one",
+    "export": "a training checkpoint as a model folder, in our layout or the published one",
     "demo": "the first run from start to end, on videos made here or on your own",
 }
+
+TRAINING = frozenset(("train", "plan", "estimate", "export"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +110,8 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in TRAINING:
+        return int(import_module("jobs.train").main(words))
     if words and words[0] in JOBS:
         return int(import_module(f"jobs.{words[0]}").main(words[1:]))
     options = build_parser().parse_args(words)

@@ -108,8 +108,8 @@ def encode_unit(
     """Encode what :func:`pipelines.extract.decode.decode_unit` gave.
 
     Returns:
-        its header with the counts of each member filled in and ``encode_batch_frames``, the frames per call of a tower;
-        and its arrays with pixels replaced by: similarity float32 (T,), kept bool (T,), stored bool (T,), and per tower
+        its header with the counts of each member filled in, and a note where memory allowed only smaller batches; and
+        its arrays with pixels replaced by: similarity float32 (T,), kept bool (T,), stored bool (T,), and per tower
         uint8 (stored frames, bytes).
 
     Raises:
@@ -126,7 +126,10 @@ def encode_unit(
     ]
     members = [member | fact for member, fact in zip(header["members"], facts, strict=True)]
     others = {name: array for name, array in arrays.items() if name not in pixels}
-    return {**header, "members": members, "encode_batch_frames": encoder.batch_frames}, others | encoded
+    notes = dict(header.get("notes", {}))
+    if encoder.batch_frames < encoder.settings.batch_frames:
+        notes[f"units encoded {encoder.batch_frames} frames at a time for want of memory"] = 1
+    return {**header, "members": members, "notes": notes}, others | encoded
 
 
 def _total(member: Mapping[str, Any]) -> int:

@@ -158,15 +158,15 @@ def _decord_iterate(path: Path) -> np.ndarray:
     return np.stack([frame.asnumpy() for number, frame in enumerate(reader) if number % step == 0])
 
 
-def generated(path: Path, width: int, height: int, seconds: int, rate: int = 30) -> Path:
-    """An H.264 file in x264's default settings (B-frames, GOP 250): a camera moving over a texture, and a sprite."""
+def generated(path: Path, width: int, height: int, seconds: int, rate: int = 30, gop: int = 250) -> Path:
+    """An H.264 file in x264's default settings (B-frames): a camera moving over a texture, and a sprite."""
     if path.exists():
         return path
     print(f"writing {path} ...", file=sys.stderr)
     part = path.with_suffix(".part.mp4")
     with av.open(str(part), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 250
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", gop
         stream.codec_context.thread_count = 1
         for picture in _pictures(width, height, seconds * rate):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
