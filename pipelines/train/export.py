@@ -56,7 +56,8 @@ def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
     plain.generation_config = model.generation_config
     partial = destination.with_name(f"{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    _write(plain.to(config.engine.dtype), folder, partial, layout)
+    plain.to(dtype=config.engine.dtype)  # type: ignore[call-arg]
+    _write(plain, folder, partial, layout)
     partial.rename(destination)
 
 

@@ -61,10 +61,13 @@ def train_on_ray(run: Run) -> Outcome:
         run_config=RunConfig(
             name=f"{run.config.name}-{run.config.digest12}",
             storage_path=str(workdir / "ray-train"),
-            failure_config=FailureConfig(max_failures=workers.restarts, controller_failure_limit=workers.restarts),
+            # ray.train gives the second version of its classes, type checkers are shown the first.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=workers.restarts, controller_failure_limit=workers.restarts
+            ),
         ),
     )
-    result = _fit(trainer.fit, lambda: ray.get(bell.ring.remote()))
+    result = _fit(trainer.fit, lambda: ray.get(bell.ring.remote()))  # type: ignore[attr-defined]
     told = result.return_value
     if isinstance(told, _Refusal):
         raise (JobStopped if told.stopped else UserError)(told.message)
@@ -163,7 +166,7 @@ def _trainer_class() -> type[Any]:
 
     class LocalTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
+            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
             return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
 
     return TorchTrainer if "RAY_ADDRESS" in os.environ else LocalTrainer
