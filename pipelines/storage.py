@@ -290,6 +290,8 @@ class HashingOutput:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             self._file.close()
+            if is_local(self.uri):
+                _sync_folder(local_path(self.uri).parent)
 
     def discard(self) -> None:
         """Give up: what was written so far disappears."""

@@ -70,7 +70,8 @@ def find_work(config: ExtractConfig, *, retry_quarantined: bool = False) -> Work
     tries = _tries(planned)
     fresh = [source for source in sources if source.identity not in tries]
     if retry_quarantined and tries:
-        fresh += _retries(uri, sources, tries)
+        under_way = {member.identity for unit in pending for member in unit.members}
+        fresh += _retries(uri, [source for source in sources if source.identity not in under_way], tries)
     return Work(uri, sources, by_cost(pending), fresh)
 
 
@@ -85,19 +86,17 @@ def _tries(planned: pa.Table) -> dict[Identity, int]:
 
 
 def _retries(store: str, sources: Iterable[Source], tries: dict[Identity, int]) -> list[Source]:
-    """Failed sources as their next try; one whose next try is already planned is not planned again."""
+    """Those that failed, as their next try."""
     from longvu_model.video.errors import Truncated
 
-    videos = FeatureStore.open(store).videos(["source", "version", "status", "error", "retry"])
+    videos = FeatureStore.open(store).videos(["source", "version", "status", "error"])
     # A long video is truncated, too, where one of its parts failed: at a deadline, for want of memory.
     bad = pc.or_(
         pc.equal(videos["status"], FAILED),
         pc.fill_null(pc.not_equal(videos["error"], Truncated.code), False),
     )
-    columns = (videos.filter(bad)[name].to_pylist() for name in ("source", "version", "retry"))
-    failed = {(source, version): retry or 0 for source, version, retry in zip(*columns, strict=True)}
+    columns = (videos.filter(bad)[name].to_pylist() for name in ("source", "version"))
+    failed = set(zip(*columns, strict=True))
     return [
-        dataclasses.replace(source, retry=failed[source.identity] + 1)
-        for source in sources
-        if source.identity in failed and tries[source.identity] == failed[source.identity]
+        dataclasses.replace(source, retry=tries[source.identity] + 1) for source in sources if source.identity in failed
     ]

@@ -120,7 +120,11 @@ def test_a_video_of_which_a_part_failed_comes_back_whole(config: ExtractConfig, 
     commit(store, units, failing="c")
     work = find_work(config, retry_quarantined=True)
     assert stems(work.fresh) == "c"
-    assert len(plan(config, work, "2", count=40, unit_frames=16)) == 3
+    second = plan(config, work, "2", count=40, unit_frames=16)
+    assert len(second) == 3
+    commit(store, second, failing="c")
+    again = find_work(config, retry_quarantined=True).fresh
+    assert [(Path(source.uri).stem, source.retry) for source in again] == [("c", 2)]
 
 
 def test_a_file_that_ends_early_is_not_tried_again(config: ExtractConfig, store: FeatureStore) -> None:
