@@ -33,7 +33,7 @@ class WatchConfig(Config):
     """What happens when the loss is not a number, or spikes."""
 
     non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
-    spike: Policy = setting("skip", about="what to do about a loss far above those before it")
+    spike: Policy = setting("rewind", about="what to do about a loss far above those before it")
     threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
     window: int = setting(100, about="losses that the next one is compared with", ge=8)
     warmup: int = setting(20, about="steps before any loss is called a spike", ge=8)

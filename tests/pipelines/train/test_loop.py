@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from longvu_model.modeling import LongVUForConditionalGeneration
 from pipelines.errors import UserError
 from pipelines.train import checkpoint
 from pipelines.train.config import TrainConfig
 from pipelines.train.engine_state import CheckpointMismatch
+from pipelines.train.export import export
 from pipelines.train.loop import Halted, train
 from pipelines.train.prepared import PreparedSample, Unreadable
 from pipelines.train.reader import Reader
@@ -260,3 +262,23 @@ def test_other_data_or_another_choice_of_parts_cannot_continue_a_run(
     os.rename(Path(settings.run_uri.removeprefix("file://")), Path(frozen.run_uri.removeprefix("file://")))
     with pytest.raises(CheckpointMismatch, match=r"not trained here: model\.frame_tokens\.projector"):
         run_here(frozen, model)
+
+
+def test_a_run_on_s3_goes_on_and_is_exported(
+    library: Library, model: Path, tmp_path: Path, s3: str, undisturbed: Account
+) -> None:
+    settings = config(library, tmp_path, output=f"{s3}/training")
+    run_here(settings, model, stop_at=5)
+    done = run_here(settings, model)
+    assert (done.cursor, done.metrics["loss"]) == (STEPS, undisturbed.losses[STEPS][0])
+    export(done.checkpoint, tmp_path / "ours")
+    export(done.checkpoint, tmp_path / "published", "published")
+    for folder in ("ours", "published"):
+        found = dict(LongVUForConditionalGeneration.from_pretrained(tmp_path / folder).named_parameters())
+        for name, expected in undisturbed.weights.items():
+            if name.startswith("master/"):
+                assert torch.equal(found[name.removeprefix("master/")].detach().view(-1), expected), name
+    with pytest.raises(UserError, match="exists already"):
+        export(done.checkpoint, tmp_path / "ours")
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        export(f"{s3}/training", tmp_path / "new")

@@ -1,0 +1,64 @@
+"""The shipped configurations load, and what is mistyped or contradicts itself is said in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.train import main
+from pipelines.config import ConfigError, load_config
+from pipelines.train.config import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
+SHIPPED = sorted(CONFIGS.glob("train_*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_load(path: Path) -> None:
+    config = load_config(TrainConfig, path)
+    assert config.stage.name in path.stem
+    assert config.plan_settings().planned_ranks == config.workers.count
+    if "tiny" in path.stem:
+        return
+    assert (config.workers.count, config.workers.gpus, config.engine.precision) == (64, 1, "bfloat16")
+    published = {"image": (1e-5, 256), "video": (5e-6, 64)}[config.stage.name]
+    assert (config.stage.learning_rate, config.stage.global_batch_samples) == published
+    assert config.stage.frozen == ("towers",) and config.stage.schedule == "cosine"
+
+
+def test_there_is_a_configuration_for_every_preset_and_stage() -> None:
+    names = {path.stem.removeprefix("train_") for path in SHIPPED}
+    assert names == {f"{size}_{stage}" for size in ("tiny", "1b", "3b", "7b") for stage in ("image", "video")}
+
+
+def test_where_and_how_fast_is_not_part_of_the_digest() -> None:
+    base = load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml")
+    same = ["workers.count=8", "checkpoint.every_steps=7", "watch.spike=halt", "data.store=elsewhere", "output=x"]
+    other = ["stage.learning_rate=1e-3", "seed=1", "token_budget=4096", "data.annotations=other.json", "model=x"]
+    for override in same:
+        assert load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml", [override]).digest() == base.digest()
+    for override in other:
+        assert load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml", [override]).digest() != base.digest()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stage.learning_rat=1", "did you mean stage.learning_rate"),
+        ("checkpoint.every_steps=0", "greater than or equal to 1"),
+        ("watch.spike=ignore", "skip"),
+        ("token_budget=512", "must be at least stage.max_sequence_length"),
+        ("engine.zero_stage=4", "engine.zero_stage=4"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml", [override])
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config", str(CONFIGS / "train_tiny_video.yaml"), override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
