@@ -161,10 +161,10 @@ def write_files(folder: Path, content: str, gop: int, count: int) -> None:
     first = folder / "0.mp4"
     if not first.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"writing {first} ...", file=sys.stderr)
         if content == "texture":
             generated(first, 1280, 720, SECONDS, gop=gop)
     if not first.exists():
+        print(f"writing {first} ...", file=sys.stderr)
         shape = CorpusConfig(num_videos=1, seconds=SECONDS, width=1280, height=720, fps=30, gop=gop)
         with tempfile.TemporaryDirectory() as scratch:
             (video,) = write_corpus(scratch, shape).directory.rglob("*.mp4")
