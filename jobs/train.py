@@ -69,9 +69,10 @@ def _train(argv: Sequence[str]) -> int:
     if options.in_process:
         outcome = _train_here(run)
     else:
-        from pipelines.train.worker import ray_session, train_on_ray
+        from pipelines.ray_session import ray_session
+        from pipelines.train.worker import train_on_ray
 
-        with ray_session(run.config.workers.count * run.config.workers.cpus):
+        with ray_session(run.config.workers.count * run.config.workers.cpus + 1):
             outcome = train_on_ray(run)
     told = ", ".join(f"{name} {outcome.metrics[name]:.4g}" for name in _TOLD if name in outcome.metrics)
     print(f"{outcome.cursor} of {outcome.num_steps} steps" + (f": {told}" if told else ""))

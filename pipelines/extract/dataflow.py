@@ -7,10 +7,8 @@ used.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import math
 import os
 import socket
 import time
@@ -199,40 +197,6 @@ def read_report(row: pa.Table) -> UnitReport:
     raise UserError(header[_REFUSED])
 
 
-@contextlib.contextmanager
-def ray_session(config: ExtractConfig) -> Iterator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while.
-
-    Raises:
-        UserError: no cluster answers, or stages ask for more GPUs than the machine has.
-    """
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if ray.is_initialized():
-        yield
-        return
-    if address := os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
-    else:
-        # The pools' smallest sizes need nearly two logical CPUs, and users' stages more, whatever the machine has.
-        ray.init(
-            address="local",
-            num_cpus=max(math.ceil(smallest_cpus(config)), os.cpu_count() or 1),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        if not address:
-            check_gpus(config, ray.cluster_resources())
-        yield
-    finally:
-        ray.shutdown()
-
-
 def smallest_cpus(config: ExtractConfig) -> float:
     """CPUs that one actor of each stage takes."""
     stages = sum(stage.cpus for stage in config.stages)
@@ -243,11 +207,11 @@ def check_gpus(config: ExtractConfig, resources: Mapping[str, float]) -> None:
     """Refuse pools that could never start; only for one machine, as a cluster may add GPUs.
 
     Raises:
-        UserError: stages ask for GPUs that encoding leaves none of.
+        UserError: there are fewer GPUs than one actor of each stage takes.
     """
     gpus = [stage.gpus for stage in config.stages]
     needed, there = sum(gpus) + pool_sizes(config, resources).encode_gpus, resources.get("GPU", 0)
-    if any(gpus) and needed > there:
+    if needed > there:
         raise UserError(
             f"encoding and stages take {needed:g} GPUs at least, this machine has {there:g}; share them by "
             "encode.gpus and stages.0.gpus below 1"

@@ -74,7 +74,7 @@ class Estimate:
         frames, stored = self.workload.frames, self.stored_frames
         lines = {
             "sources": f"{kinds}  left {self.left} ({_size(self.source_bytes)}){again}",
-            "units": f"{self.workload.units.value:,.0f}{_error(self.workload.units)}",
+            "units": f"{math.ceil(self.workload.units.value):,}{_error(self.workload.units)}",
             "frames": f"sampled {frames.value:,.0f}{_error(frames)}  with features {stored.value:,.0f}",
             "decode": f"{_hours(self.workload.decode_s.value)} of one CPU{_error(self.workload.decode_s)}",
             "encode": f"{_hours(self.encode_s.value)} of one device{_error(self.encode_s)}",
@@ -141,9 +141,9 @@ def cluster_resources(config: ExtractConfig) -> dict[str, float]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        from pipelines.extract.dataflow import ray_session
+        from pipelines.ray_session import ray_session
 
-        with ray_session(config):
+        with ray_session(0):
             return dict(ray.cluster_resources())
     import torch
 
@@ -228,7 +228,7 @@ def _encode(
         total += stored * siglip.seconds
         gigaflops += f", siglip {siglip.flops / 1e9:,.4g}"
     note = f"encode: {gigaflops} GFLOP a frame, timed on this machine's {cost.device} in {config.encode.precision}"
-    return total, f"{note}; give another device's speed as encode_frames_per_s"
+    return total, f"{note}; --encode-frames-per-s gives another device's speed"
 
 
 def _wall(

@@ -10,6 +10,7 @@ import datetime
 import functools
 import hashlib
 import json
+import os
 import secrets
 import sys
 import time
@@ -29,6 +30,7 @@ from pipelines.extract.report import ExtractReport, make_report, stage_speeds
 from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
+from pipelines.ray_session import ray_session
 from pipelines.store.commits import committed_units
 from pipelines.store.compaction import compact
 from pipelines.store.manifest import StoreManifest
@@ -104,7 +106,9 @@ def _run(
 
     reports: list[UnitReport] = []
     finished_at_s = recorded_s = time.time()
-    with dataflow.ray_session(config):
+    with ray_session(dataflow.smallest_cpus(config)):
+        if not os.environ.get("RAY_ADDRESS"):
+            dataflow.check_gpus(config, ray.cluster_resources())
         pending = plan.by_cost([*work.pending, *_plan_fresh(config, work, run_id)])
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}

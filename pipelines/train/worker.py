@@ -7,12 +7,10 @@ worker normally and is raised again by the driver: starting such a worker again 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,33 +188,3 @@ def _torch_config(gpus: bool) -> Any:
             return Backend
 
     return Config(backend="nccl" if gpus else "gloo")
-
-
-@contextlib.contextmanager
-def ray_session(num_cpus: float) -> Iterator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start Ray here for the while.
-
-    Args:
-        num_cpus: that the workers reserve together.
-
-    Raises:
-        UserError: no cluster answers.
-    """
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if ray.is_initialized():
-        yield
-        return
-    if address := os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
-    else:
-        cpus = max(int(num_cpus + 1), os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
