@@ -7,6 +7,7 @@ worker normally and is raised again by the driver: starting such a worker again 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -45,7 +46,9 @@ def train_on_ray(run: Run) -> Outcome:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
-    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=workers.count + 2).remote()
+    # Workers that died go on waiting for it, in the actor's eyes.
+    waiting = workers.count * (workers.restarts + 1)
+    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=waiting + 2).remote()
     signal.signal(signal.SIGTERM, _terminate)  # Ray replaced the command line's handler when it started
     trainer = _trainer_class()(
         train_worker,
@@ -144,13 +147,13 @@ class _Bell:
     """An actor by which the driver tells the workers to stop."""
 
     def __init__(self) -> None:
-        self._rung = threading.Event()
+        self._rung = asyncio.Event()
 
-    def ring(self) -> None:
+    async def ring(self) -> None:
         self._rung.set()
 
-    def wait(self) -> bool:
-        return self._rung.wait()
+    async def wait(self) -> bool:
+        return await self._rung.wait()
 
 
 def _terminate(_: int, __: object) -> None:
