@@ -80,21 +80,23 @@ def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
     from ray.train import TrainingFailedError
 
     outcome: dict[str, Any] = {}
+    ended = threading.Event()  # a join that a signal interrupts takes the thread for dead (Python 3.11)
 
     def call() -> None:
         try:
             outcome["result"] = fit()
         except BaseException as error:
             outcome["error"] = error
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=call, name="trainer", daemon=True)
-    thread.start()
+    threading.Thread(target=call, name="trainer", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.5)
+        while not ended.wait(0.5):
+            pass
     except BaseException:
         ask_to_stop()
-        thread.join(_STOP_WITHIN_S)
+        ended.wait(_STOP_WITHIN_S)
         raise
     error = outcome.get("error")
     if isinstance(error, TrainingFailedError):
