@@ -29,7 +29,7 @@ from longvu_model.tower_runner import TowerRunner
 from longvu_model.towers import DinoTower
 
 PLAIN_BATCH = 64
-# 80 % of an H100's peak: what its best products of this size reach.
+# The bound that encoding is held against: 80 % of the dense bfloat16 peak of an H100.
 REACHABLE_FRAMES_PER_S = 442.0
 LEAST_COSINE = 0.99
 # Dense bf16 operations per second, from the vendor's data sheets (SXM).
