@@ -53,6 +53,12 @@ class Resumed:
     finished: subprocess.CompletedProcess[str]
 
 
+def _is_map_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):  # ended, or a zombie, since the list was made
+        return "MapWorker" in " ".join(process.cmdline())
+    return False
+
+
 @pytest.fixture(scope="module")
 def resumed(corpus: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
     root = tmp_path_factory.mktemp("resumed")
@@ -63,7 +69,7 @@ def resumed(corpus: Path, workdir: Path, tmp_path_factory: pytest.TempPathFactor
         assert driver.poll() is None, "ended before its first commit"
         time.sleep(0.01)
     processes = psutil.Process(driver.pid).children(recursive=True)
-    workers = [process for process in processes if "MapWorker" in " ".join(process.cmdline())]
+    workers = [process for process in processes if _is_map_worker(process)]
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     _, writing = psutil.wait_procs(workers, timeout=60)
