@@ -15,7 +15,7 @@ class VideoError(Exception):
     log_tail: str = ""
     """The last lines that a supervised decoder logged; empty otherwise."""
     out_of_memory: bool = False
-    """Whether the decoder ran into its memory limit, and smaller blocks might pass."""
+    """Whether the decoder ran into its memory limit, or was killed as if it had, and smaller blocks might pass."""
 
     def __init__(self, message: str) -> None:
         self.message = " ".join(message.split())

@@ -103,7 +103,7 @@ class SupervisedStream:
                 Timeout, f"decoding did not finish within {self._deadline_s:g} s; raise deadline_s or look at the file"
             ) from None
         except EOFError:
-            raise self._failure(Corrupt, f"the decoder {self._child.death()}") from None
+            raise self._failure(Corrupt, *self._child.death()) from None
         # Only waiting for the child counts: a caller that is slow to take blocks does not use up the deadline.
         self._left_s -= time.monotonic() - start
         if header["kind"] == "failed":
@@ -118,11 +118,12 @@ class SupervisedStream:
         assert header["kind"] in kinds, header
         return header, arrays
 
-    def _failure(self, kind: type[VideoError], what: str) -> VideoError:
+    def _failure(self, kind: type[VideoError], what: str, out_of_memory: bool = False) -> VideoError:
         assert self._child is not None
         log = self._child.log_tail()
         error = kind(f"{self._name}: {what}" + (f"; its last words: {log.splitlines()[-1][:200]}" if log else ""))
         error.log_tail = log
+        error.out_of_memory = out_of_memory
         return error
 
     def _release(self) -> None:
@@ -259,18 +260,22 @@ class _Child:
         self._read_log()
         return _ADDRESS.sub("", self.log.decode(errors="replace")).strip()
 
-    def death(self) -> str:
-        """How the child ended, after its answers stopped; reads the rest of its log."""
+    def death(self) -> tuple[str, bool]:
+        """How the child ended, after its answers stopped, and whether want of memory did it; reads the rest of its log.
+
+        Decoders do not send themselves SIGKILL: it comes from outside, on Linux nearly always for want of memory.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         code = self._process.poll()
         if code is None:
-            return "stopped answering"
+            return "the decoder stopped answering", False
         self._read_log()
         if code < 0:
-            hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-            return f"died of {signal.Signals(-code).name}{hint}"
-        return f"ended with status {code}"
+            killed = -code == signal.SIGKILL
+            hint = ", perhaps for want of memory" if killed else ""
+            return f"the decoder died of {signal.Signals(-code).name}{hint}", killed
+        return f"the decoder ended with status {code}", False
 
     def kill(self) -> None:
         self._process.kill()

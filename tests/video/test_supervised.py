@@ -110,8 +110,9 @@ def test_a_crash_is_a_corrupt_video(long_clip, kind):
     blocks = iter(stream)
     next(blocks)
     os.kill(_pid(stream), kind)
-    with pytest.raises(Corrupt, match=f"long.mp4.*the decoder died of {kind.name}"):
+    with pytest.raises(Corrupt, match=f"long.mp4.*the decoder died of {kind.name}") as caught:
         list(blocks)
+    assert caught.value.out_of_memory == (kind is signal.SIGKILL)  # tried again in smaller blocks by the same decoder
     assert len(list(supervised_blocks(long_clip, "fps:1"))) == 1
 
 
