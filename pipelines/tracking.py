@@ -26,6 +26,7 @@ EXPERIMENT = "longvu"
 KEY_TAG = "longvu.key"
 STAGE_TAG = "longvu.stage"
 LINK_TAG = "longvu.link."
+CHECKPOINT_TAG = "longvu.checkpoint"
 
 # After a failed delivery, records go straight to the spool for this long: a dead server must not slow the job.
 _RETRY_AFTER_S = 60.0
@@ -81,12 +82,17 @@ class TrackedRun:
         """Record measurements; ``step`` counts whatever the stage counts (units, optimizer steps)."""
         self._record("metrics", {"values": dict(values), "step": step, "time_ms": _now_ms()})
 
-    def steps(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    def steps(self, rows: Sequence[tuple[int, Mapping[str, float]]], checkpoint: str | None = None) -> None:
         """Record the measurements of many steps in rising order, each step once.
 
         Steps up to the last one that the run has are left out, so a restarted job may repeat what it is not sure of.
+
+        Args:
+            checkpoint: URI of the checkpoint that holds the last of these steps. It becomes a LoggedModel with that
+                step's measurements; its files stay where they are.
         """
-        self._record("steps", {"rows": [[step, dict(values)] for step, values in rows], "time_ms": _now_ms()})
+        values = {"rows": [[step, dict(values)] for step, values in rows], "time_ms": _now_ms()}
+        self._record("steps", values | ({"checkpoint": checkpoint} if checkpoint and rows else {}))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record facts that are no measurements: digests, paths, versions."""
@@ -211,29 +217,52 @@ def _apply(client: Any, run_id: str, operation: str, values: Mapping[str, Any]) 
         ]
         client.log_batch(run_id, metrics=measured)
     elif operation == "steps":
-        _add_steps(client, run_id, values["rows"], values["time_ms"])
+        _add_steps(client, run_id, values)
     elif operation == "tags":
         client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
     else:
         client.set_terminated(run_id, status=values["status"])
 
 
-def _add_steps(client: Any, run_id: str, rows: Sequence[tuple[int, Mapping[str, float]]], time_ms: int) -> None:
+def _add_steps(client: Any, run_id: str, values: Mapping[str, Any]) -> None:
     """A step's metrics are in one batch, which the server takes as a whole or not at all."""
     from mlflow.entities import Metric
 
-    last = client.get_run(run_id).data.metrics.get(_STEP_METRIC, -math.inf)
+    rows = values["rows"]
+    run = client.get_run(run_id)
+    model_id = _logged_model(client, run, values["checkpoint"], rows[-1][0]) if "checkpoint" in values else None
+    last = run.data.metrics.get(_STEP_METRIC, -math.inf)
     batch: list[Any] = []
-    for step, values in rows:
+    for step, measured in rows:
         if step <= last:
             continue
-        measured = [Metric(name, float(value), time_ms, step) for name, value in {_STEP_METRIC: step, **values}.items()]
-        if len(batch) + len(measured) > _MOST_METRICS:
+        owner = model_id if step == rows[-1][0] else None
+        metrics = [
+            Metric(name, float(value), values["time_ms"], step, model_id=owner)
+            for name, value in {_STEP_METRIC: step, **measured}.items()
+        ]
+        if len(batch) + len(metrics) > _MOST_METRICS:
             client.log_batch(run_id, metrics=batch)
             batch = []
-        batch += measured
+        batch += metrics
     if batch:
         client.log_batch(run_id, metrics=batch)
+
+
+def _logged_model(client: Any, run: Any, checkpoint: str, step: int) -> str:
+    """The id of a checkpoint's LoggedModel, which is made if there is none yet."""
+    from mlflow.entities import LoggedModelOutput
+
+    experiment, run_id = run.info.experiment_id, run.info.run_id
+    name = "".join(letter if letter not in "/:.%\"'" else "-" for letter in f"{run.info.run_name} step {step}")
+    for found in client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{name}'"):
+        if found.tags.get(CHECKPOINT_TAG) == checkpoint:
+            return str(found.model_id)
+    tags = {CHECKPOINT_TAG: checkpoint, "longvu.step": str(step)}
+    model_id = client.create_logged_model(experiment, name, run_id, tags=tags).model_id
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    return str(model_id)
 
 
 def _now_ms() -> int:

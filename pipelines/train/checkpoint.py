@@ -195,4 +195,3 @@ def _remove(uri: str, names: Sequence[str]) -> None:
     if storage.is_local(uri):
         with contextlib.suppress(OSError):
             storage.local_path(uri).rmdir()
-

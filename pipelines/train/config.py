@@ -138,6 +138,7 @@ class TrainConfig(Config):
         return PlanSettings(
             token_budget=self.token_budget,
             global_batch_samples=self.stage.global_batch_samples,
+            global_batch_tokens=self.stage.global_batch_tokens,
             planned_ranks=self.planned_ranks,
         )
 

@@ -74,9 +74,7 @@ def make_engine(run: Run, model: LongVUForConditionalGeneration, device: torch.d
     return DeepSpeedEngine(model, run.config.stage, settings, device)
 
 
-def _online(
-    sampling: str, model: LongVUForConditionalGeneration, folder: Path, dtype: torch.dtype
-) -> OnlineEncoder:
+def _online(sampling: str, model: LongVUForConditionalGeneration, folder: Path, dtype: torch.dtype) -> OnlineEncoder:
     """An encoder with towers of its own: the model's may be moved, sharded or trained."""
     import copy
 

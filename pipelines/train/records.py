@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipelines.tracking import RunIdentity, TrackedRun
+from pipelines.tracking import CHECKPOINT_TAG, RunIdentity, TrackedRun
 from pipelines.train.checkpoint import Checkpoint, Progress
 from pipelines.train.run import Run
 
@@ -35,11 +35,11 @@ class Recorder:
         return dataclasses.replace(progress, run_id=self._opened().run_id or progress.run_id)
 
     def add(self, done: Checkpoint) -> None:
-        """Record the steps that a checkpoint made final."""
+        """Record the steps that a checkpoint made final, and the checkpoint as a LoggedModel."""
         progress, run = done.progress, self._opened()
-        run.steps(progress.records)
+        run.steps(progress.records, checkpoint=done.uri)
         events = {f"longvu.event.{progress.cursor:08d}.{n}": text for n, text in enumerate(progress.events)}
-        run.tags({"longvu.checkpoint": done.uri, **events})
+        run.tags({CHECKPOINT_TAG: done.uri, **events})
 
     def close(self, error: BaseException | None = None) -> str | None:
         """End the run; returns where it is, None if there was nothing to record."""

@@ -64,7 +64,15 @@ class Stage(Config):
     max_sequence_length: int = setting(8192, about="tokens of one sample at most", ge=1)
     dino_threshold: float = setting(0.83, about="a frame is kept below this similarity to its window")
     drop_threshold: float = setting(0.8, about="a token is kept below this similarity to its chunk's first frame")
-    global_batch_samples: int = setting(64, about="samples per optimiser step, over all workers", ge=1)
+    global_batch_samples: int | None = setting(
+        64, about="samples per optimiser step, over all workers; null where global_batch_tokens says it", ge=1
+    )
+    global_batch_tokens: int | None = setting(
+        None,
+        about="tokens per optimiser step instead of samples, which leaves hardly a place in a row empty; a multiple of "
+        "token_budget * planned_ranks",
+        ge=1,
+    )
     epochs: int = setting(1, about="passes over the samples", ge=1)
     warmup_ratio: float = setting(0.03, about="share of the steps in which the learning rate rises", ge=0, lt=1)
     schedule: Literal["cosine", "constant"] = setting("cosine", about="learning rate after warm-up")
@@ -84,6 +92,11 @@ class Stage(Config):
             raise ValueError(f"part_learning_rates={self.part_learning_rates}: must be > 0; freeze a part with frozen")
         if self.lora is not None and "language_model" in self.part_learning_rates:
             raise ValueError("part_learning_rates.language_model has no effect with lora: set lora.learning_rate")
+        if (self.global_batch_samples is None) == (self.global_batch_tokens is None):
+            raise ValueError(
+                f"global_batch_samples={self.global_batch_samples} and global_batch_tokens={self.global_batch_tokens}: "
+                f"one of the two decides the size of a step, the other must be null"
+            )
         return self
 
     def lr_factor(self, step: int, total_steps: int) -> float:

@@ -68,3 +68,24 @@ def test_jobs_that_begin_at_once_share_a_fresh_database(tmp_path: Path) -> None:
     """
     jobs = [subprocess.Popen([sys.executable, "-c", code, f"file:///store{number}"]) for number in range(3)]
     assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+
+
+def test_a_checkpoint_is_one_logged_model_with_its_last_step(tmp_path: Path) -> None:
+    rows = [(1, {"loss": 3.0}), (2, {"loss": 2.0, "heldout.loss": 2.5})]
+    with TrackedRun(tmp_path, IDENTITY) as run:
+        run.steps([], checkpoint="file:///run/0")  # nothing is learned yet
+        run.steps(rows, checkpoint="file:///run/2")
+        run.steps(rows, checkpoint="file:///run/2")  # told again after a restart
+        run.steps([(3, {"loss": 1.0})], checkpoint="file:///run/3")
+    client = MlflowClient(tracking_uri=tracking_uri(tmp_path))
+    tracked = client.get_run(str(run.run_id))
+    assert [metric.value for metric in client.get_metric_history(tracked.info.run_id, "loss")] == [3.0, 2.0, 1.0]
+    models = client.search_logged_models([tracked.info.experiment_id])
+    by_checkpoint = {model.tags["longvu.checkpoint"]: model for model in models}
+    assert len(models) == 2 and by_checkpoint.keys() == {"file:///run/2", "file:///run/3"}
+    second = by_checkpoint["file:///run/2"]
+    assert (second.status, second.source_run_id) == ("READY", run.run_id)
+    assert {metric.key: metric.value for metric in second.metrics} == {"step": 2, "loss": 2.0, "heldout.loss": 2.5}
+    assert {output.model_id: output.step for output in tracked.outputs.model_outputs} == {
+        model.model_id: int(model.tags["longvu.step"]) for model in models
+    }

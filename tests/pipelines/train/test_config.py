@@ -42,6 +42,12 @@ def test_where_and_how_fast_is_not_part_of_the_digest() -> None:
         assert load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml", [override]).digest() != base.digest()
 
 
+def test_steps_of_so_many_tokens() -> None:
+    overrides = ["stage.global_batch_samples=null", "stage.global_batch_tokens=16384"]
+    settings = load_config(TrainConfig, CONFIGS / "train_tiny_video.yaml", overrides).plan_settings()
+    assert (settings.global_batch_samples, settings.global_batch_tokens) == (None, 16384)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -50,6 +56,8 @@ def test_where_and_how_fast_is_not_part_of_the_digest() -> None:
         ("watch.spike=ignore", "skip"),
         ("token_budget=512", "must be at least stage.max_sequence_length"),
         ("engine.zero_stage=4", "engine.zero_stage=4"),
+        ("stage.global_batch_tokens=8192", "the other must be null"),
+        ("stage.global_batch_samples=null", "one of the two decides"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
