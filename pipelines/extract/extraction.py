@@ -25,11 +25,11 @@ from pipelines.errors import UserError
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.plan import Unit
-from pipelines.extract.progress import Progress
 from pipelines.extract.report import ExtractReport, make_report, stage_speeds
 from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
+from pipelines.progress import Progress
 from pipelines.ray_session import ray_session
 from pipelines.store.commits import committed_units
 from pipelines.store.compaction import compact

@@ -41,9 +41,9 @@ class Progress:
         """Seconds since the start."""
         return max(time.monotonic() - self._started_s, 1e-9)
 
-    def add(self, description: str = "") -> None:
-        """One more is done; ``description`` says more about all of them so far."""
-        self._done += 1
+    def add(self, description: str = "", count: int = 1) -> None:
+        """``count`` more are done; ``description`` says more about all of them so far."""
+        self._done += count
         now_s = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=description)
