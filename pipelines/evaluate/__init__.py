@@ -1,0 +1,1 @@
+"""Checkpoints and endpoints -> scores with error bars."""

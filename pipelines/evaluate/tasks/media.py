@@ -1,0 +1,216 @@
+"""What a row shows: part of a file, or of a folder of frames that is made a file first.
+
+Frames of a folder go losslessly into a Matroska file (FFV1, RGB), so that every reader of videos reads them too and
+sees the very pixels. Which frames those are follows the published rule for folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from longvu_model.video.container import MAX_PIXELS
+from longvu_model.video.errors import Corrupt, Missing, Truncated
+from longvu_model.video.frames import Rgb
+from longvu_model.video.sampling import FrameSampling, Indices
+from longvu_model.video.sparse import SparseFrames
+
+_EVERY_FRAME = 1e6
+"""Frames per second; above twice a video's rate every frame is taken."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Part of a video file, or of a folder of numbered pictures."""
+
+    path: str
+    """Absolute path: the file that is there, or the published name where none is."""
+    start_s: float | None = None
+    end_s: float | None = None
+    frames_dir: bool = False
+    """Whether ``path`` is a folder of pictures."""
+    frame_rate: float | None = None
+    """Pictures per second of a folder."""
+    frame_name: str = "{:05d}.jpg"
+    """File names in a folder, by number."""
+    frame_numbers: tuple[int, ...] | None = None
+    """Exactly these frames, file numbers in a folder, counted from 0 in a video; no sampling."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Files ready to be watched."""
+
+    video: Path | None
+    sampling: FrameSampling
+    """The frame policy with the clip's bounds."""
+    still: Path | None = None
+    """A picture shown after the video."""
+
+    def times_s(self) -> list[float]:
+        """Times of the sampled frames as published for subtitles: frame number over the rate in whole numbers.
+
+        Raises:
+            VideoError: the video cannot be opened.
+            ValueError: there is none, or it does not state its rate.
+        """
+        frames = _frames(str(self.video), self.sampling)
+        return [float(index / max(1, round(frames.fps))) for index in frames.indices]
+
+
+def show(
+    clip: Clip | None, still: Clip | None, sampling: FrameSampling, made: Path, segments: int | None = None
+) -> Shown:
+    """Resolve a row's media.
+
+    Args:
+        clip: the video; with ``frames_dir`` or ``frame_numbers`` it is made a file in ``made`` first.
+        still: a clip of one frame.
+        sampling: frame policy.
+        made: folder for files made here; they are named by their content's origin and kept.
+        segments: instead of ``sampling``, the middle frame of each of so many equal parts.
+
+    Raises:
+        VideoError: a file is missing or cannot be read.
+        ValueError: no frame lies between the bounds.
+    """
+    picture = _made(still, np.asarray(still.frame_numbers), 1.0, made) if still is not None else None
+    if clip is None:
+        return Shown(None, sampling, picture)
+    if not Path(clip.path).exists():
+        raise Missing(f"{clip.path}: no such {'folder' if clip.frames_dir else 'file'}")
+    numbers = _numbers(clip, sampling, segments)
+    if numbers is None:
+        bounded = dataclasses.replace(sampling, start_s=clip.start_s, end_s=clip.end_s)
+        return Shown(Path(clip.path), bounded, picture)
+    rate = _rate(clip, numbers)
+    return Shown(_made(clip, numbers, rate, made), FrameSampling(fps=rate), picture)
+
+
+def _numbers(clip: Clip, sampling: FrameSampling, segments: int | None) -> Indices | None:
+    """File numbers or frame numbers to put into a file of their own; None where the video is watched as it is."""
+    if clip.frame_numbers is not None:
+        return np.asarray(clip.frame_numbers)
+    if not clip.frames_dir:
+        if segments is None:
+            return None
+        frames = _frames(clip.path, FrameSampling())
+        return segment_frames(segments, 0, frames.num_frames - 1, frames.fps, clip.start_s, clip.end_s)
+    assert clip.frame_rate is not None, "a folder of frames has a rate"
+    last = sum(1 for file in os.scandir(clip.path) if file.is_file())
+    if segments is not None:
+        return segment_frames(segments, 1, last, clip.frame_rate, clip.start_s, clip.end_s)
+    return folder_frames(last, clip.frame_rate, sampling, clip.start_s, clip.end_s, clip.path)
+
+
+def folder_frames(
+    num_files: int, rate: float, sampling: FrameSampling, start_s: float | None, end_s: float | None, name: str
+) -> Indices:
+    """1-based file numbers (T,) to read from a folder of ``num_files`` pictures at ``rate`` per second.
+
+    As published for MVBench: from ``max(1, round(rate * start_s))`` up to, without, ``min(round(rate * end_s),
+    num_files)``, in steps of ``round(rate / fps)``; or so many evenly between the two.
+
+    Raises:
+        ValueError: no file lies between the bounds.
+    """
+    start = 1 if start_s is None else max(1, round(rate * start_s))
+    stop = num_files if end_s is None else min(round(rate * end_s), num_files)
+    if start >= stop:
+        raise ValueError(f"{name}: no frame between {start_s} s and {end_s} s among {num_files} at {rate:g} per second")
+    if sampling.num_frames is not None:
+        return np.linspace(start, stop - 1, min(sampling.num_frames, stop - start)).astype(np.int64)
+    assert sampling.fps is not None
+    return np.arange(start, stop, max(1, round(rate / sampling.fps)))
+
+
+def segment_frames(
+    segments: int, first: int, last: int, rate: float, start_s: float | None, end_s: float | None
+) -> Indices:
+    """Frame numbers (segments,) as the makers of MVBench take them: the middle of each of so many equal parts.
+
+    Args:
+        first, last: the first and the last frame number that there are.
+    """
+    start = first if start_s is None else max(first, round(start_s * rate))
+    stop = last if end_s is None else min(round(end_s * rate), last)
+    length = (stop - start) / segments
+    return np.asarray([min(last, int(start + length / 2 + round(length * i))) for i in range(segments)])
+
+
+def _rate(clip: Clip, numbers: Indices) -> float:
+    """Pictures per second at which ``numbers`` follow each other."""
+    rate = clip.frame_rate or _frames(clip.path, FrameSampling()).fps
+    span = int(numbers[-1] - numbers[0])
+    return rate * (len(numbers) - 1) / span if span > 0 else rate
+
+
+def _made(clip: Clip, numbers: Indices, rate: float, made: Path) -> Path:
+    """The frames ``numbers`` of a clip as a file, written unless it is there."""
+    state = os.stat(clip.path)
+    origin = repr((clip.path, state.st_mtime_ns, state.st_size, clip.frame_name, numbers.tolist(), rate))
+    path = made / f"frames-{hashlib.blake2b(origin.encode(), digest_size=12).hexdigest()}.mkv"
+    if not path.exists():
+        pictures = _files(clip, numbers) if clip.frames_dir else _decoded(clip.path, numbers)
+        write_lossless(path, pictures, rate)
+    return path
+
+
+def _files(clip: Clip, numbers: Indices) -> Iterator[Rgb]:
+    for number in numbers.tolist():
+        file = Path(clip.path) / clip.frame_name.format(number)
+        try:
+            with Image.open(file) as picture:
+                yield np.asarray(picture.convert("RGB"))
+        except FileNotFoundError:
+            raise Missing(f"{file}: no such file") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise Corrupt(f"{file}: cannot be read as a picture ({error})") from None
+
+
+def _decoded(path: str, numbers: Indices) -> Iterator[Rgb]:
+    """The frames ``numbers`` of a video, which may repeat but not go back."""
+    wanted = numbers.tolist()
+    rate = _frames(path, FrameSampling()).fps
+    for number, _, picture in _frames(path, FrameSampling(fps=_EVERY_FRAME, start_s=wanted[0] / rate)):
+        while wanted and number == wanted[0]:
+            wanted.pop(0)
+            yield picture
+        if not wanted:
+            return
+    raise Truncated(f"{path}: ends before its frame {wanted[0]}")
+
+
+def _frames(path: str, sampling: FrameSampling) -> SparseFrames:
+    return SparseFrames(path, sampling, threads=1, max_pixels=MAX_PIXELS)
+
+
+def write_lossless(path: Path, pictures: Iterable[Rgb], rate: float) -> None:
+    """Write pictures (H, W, 3) as FFV1 in Matroska; they are read back bit for bit. Pictures of another size than the
+    first are resized to it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mkv")
+    try:
+        with av.open(str(partial), "w", format="matroska") as container:
+            stream = container.add_stream("ffv1", rate=Fraction(rate).limit_denominator(1001))
+            stream.pix_fmt = "bgr0"
+            for number, picture in enumerate(pictures):
+                if number == 0:
+                    stream.height, stream.width = picture.shape[:2]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                container.mux(stream.encode(frame.reformat(stream.width, stream.height, "bgr0")))
+            container.mux(stream.encode(None))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
