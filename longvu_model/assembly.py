@@ -8,14 +8,28 @@ Shapes: B rows, T ids per row, V media, L visual tokens of all media, S length o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from longvu_model import ragged
-from longvu_model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, LongVUConfig
+from longvu_model.config import IGNORE_INDEX, LongVUConfig
 from longvu_model.semantics import Semantics
+
+
+class SequenceLimit(Protocol):
+    """A configuration, as far as assembly reads it."""
+
+    max_sequence_length: int | None
+
+
+class SlotRules(Protocol):
+    """A record of quirks, as far as assembly reads it."""
+
+    @property
+    def dummy_image_for_text(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -46,22 +60,31 @@ class MergedInputs:
     """int64 (B, S)."""
 
 
-def read_text(config: LongVUConfig, input_ids: Tensor, attention_mask: Tensor | None) -> TextLayout:
-    """Text lengths and slots of a batch of ids (B, T); masked ids are never embedded, slots are never masked."""
+def text_layout(input_ids: Tensor, attention_mask: Tensor | None) -> TextLayout:
+    """Text lengths and slots of a batch of ids (B, T); masked ids are never embedded, slots are never masked.
+
+    A negative id is a slot, whatever the kind of its medium.
+    """
     ids_BT = input_ids.cpu()
-    is_slot_BT = ids_BT == IMAGE_TOKEN_INDEX
+    is_slot_BT = ids_BT < 0
     is_text_BT = ~is_slot_BT
     if attention_mask is not None:
         is_text_BT &= attention_mask.bool().cpu()
     num_text_B = is_text_BT.sum(1)
-    budget_length_B = num_text_B
-    if config.rules.text_length_by_pad_id:
-        is_pad_BT = ids_BT == config.budget_pad_id
-        budget_length_B = torch.where(is_pad_BT.any(1), is_pad_BT.int().argmax(1), ids_BT.shape[1])
-    return TextLayout(ids_BT, is_slot_BT, is_text_BT, num_text_B, budget_length_B)
+    return TextLayout(ids_BT, is_slot_BT, is_text_BT, num_text_B, num_text_B)
 
 
-def rows_of_media(layout: TextLayout, num_media: int, rules: Semantics) -> tuple[Tensor, Tensor]:
+def read_text(config: LongVUConfig, input_ids: Tensor, attention_mask: Tensor | None) -> TextLayout:
+    """As :func:`text_layout`, with the text length that LongVU's frame budgets go by."""
+    layout = text_layout(input_ids, attention_mask)
+    if not config.rules.text_length_by_pad_id:
+        return layout
+    is_pad_BT = layout.ids_BT == config.budget_pad_id
+    by_pad_B = torch.where(is_pad_BT.any(1), is_pad_BT.int().argmax(1), layout.ids_BT.shape[1])
+    return replace(layout, budget_length_B=by_pad_B)
+
+
+def rows_of_media(layout: TextLayout, num_media: int, rules: SlotRules) -> tuple[Tensor, Tensor]:
     """Batch row and slot of every medium, in the order in which slots consume them.
 
     Returns:
@@ -103,7 +126,7 @@ def mean_question(
 
 
 def merge(
-    config: LongVUConfig,
+    config: SequenceLimit,
     layout: TextLayout,
     embed: Callable[[Tensor], Tensor],
     visual_LC: Tensor,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from longvu_model.frame_selection import WINDOW_FRAMES
 from longvu_model.tower_pixels import TowerPixels
-from longvu_model.towers import DinoTower, SiglipTower
+from longvu_model.towers import Tower
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ class TowerRunner:
 
     def __init__(
         self,
-        tower: DinoTower | SiglipTower,
+        tower: Tower,
         *,
         device: torch.device,
         dtype: torch.dtype,

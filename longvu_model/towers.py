@@ -32,12 +32,21 @@ _ACTIVATIONS = {
 class VisionBlock(nn.Module):
     """One pre-norm layer: ``x += s1 * attention(norm(x))``, ``x += s2 * mlp(norm(x))``; s only with layer scale."""
 
-    def __init__(self, width: int, num_heads: int, mlp: nn.Module, norm_eps: float, layer_scale: bool, qkv_bias: bool):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp: nn.Module,
+        norm_eps: float,
+        layer_scale: bool,
+        qkv_bias: bool,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.query = nn.Linear(width, width, bias=qkv_bias)
-        self.key = nn.Linear(width, width, bias=qkv_bias)
+        self.key = nn.Linear(width, width, bias=qkv_bias and key_bias)
         self.value = nn.Linear(width, width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
@@ -87,17 +96,16 @@ class SwiGlu(nn.Module):
         return self.weights_out(functional.silu(gate) * value)
 
 
-class _Tower(nn.Module, ABC):
-    """What both towers share: patches in, blocks, and the common token grid out."""
+class Tower(nn.Module, ABC):
+    """What towers share: normalised pixels in, patches, blocks, tokens out."""
 
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
 
-    def __init__(self, width: int, patch_size: int, token_grid: int, blocks: list[VisionBlock]):
+    def __init__(self, width: int, patch_size: int, blocks: list[VisionBlock]):
         super().__init__()
         self.width = width
-        self.token_grid = token_grid
         self.patch = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
         self.blocks = nn.ModuleList(blocks)
 
@@ -107,10 +115,10 @@ class _Tower(nn.Module, ABC):
 
     @abstractmethod
     def finish(self, x_FND: Tensor) -> Tensor:
-        """From the last block's output to patch tokens: (F, N, D) -> (F, P, D)."""
+        """From the last block's output (F, N, D) to the tower's features (F, T, D)."""
 
     def forward(self, pixels_FCHW: Tensor) -> Tensor:
-        """Normalised pixels (F, 3, image_size, image_size) -> features (F, G*G, D) on the common grid.
+        """Normalised pixels (F, 3, image_size, image_size) -> features (F, T, D).
 
         Raises:
             ValueError: the pixels have another size than the tower's.
@@ -129,10 +137,10 @@ class _Tower(nn.Module, ABC):
         x_FND = self.embed(pixels_FCHW)
         for block in self.blocks:
             x_FND = block(x_FND)
-        return resize_tokens(self.finish(x_FND), self.token_grid)
+        return self.finish(x_FND)
 
 
-class SiglipTower(_Tower):
+class SiglipTower(Tower):
     """SigLIP so400m shape: learned positions, tanh GELU, no class token, no final norm."""
 
     image_mean = (0.5, 0.5, 0.5)
@@ -151,7 +159,8 @@ class SiglipTower(_Tower):
             )
             for _ in range(tower.num_hidden_layers)
         ]
-        super().__init__(tower.hidden_size, tower.patch_size, config.token_grid, blocks)
+        super().__init__(tower.hidden_size, tower.patch_size, blocks)
+        self.token_grid = config.token_grid
         self.image_size = tower.image_size
         self.position = nn.Parameter(torch.zeros((tower.image_size // tower.patch_size) ** 2, tower.hidden_size))
 
@@ -159,10 +168,10 @@ class SiglipTower(_Tower):
         return self.patch(pixels_FCHW).flatten(2).transpose(1, 2) + self.position
 
     def finish(self, x_FND: Tensor) -> Tensor:
-        return x_FND
+        return resize_tokens(x_FND, self.token_grid)
 
 
-class DinoTower(_Tower):
+class DinoTower(Tower):
     """DINOv2 shape: class token, resized position table, layer scale, SwiGLU or GELU MLP, final norm."""
 
     image_mean = (0.485, 0.456, 0.406)
@@ -184,7 +193,8 @@ class DinoTower(_Tower):
             )
             for _ in range(tower.num_hidden_layers)
         ]
-        super().__init__(tower.hidden_size, tower.patch_size, config.token_grid, blocks)
+        super().__init__(tower.hidden_size, tower.patch_size, blocks)
+        self.token_grid = config.token_grid
         self.image_size = config.dino_image_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, tower.hidden_size))
         # row 0 belongs to the class token
@@ -201,7 +211,7 @@ class DinoTower(_Tower):
         return tokens_FND + resize_position_table(self.position, side)
 
     def finish(self, x_FND: Tensor) -> Tensor:
-        return self.norm(x_FND)[:, 1:]
+        return resize_tokens(self.norm(x_FND)[:, 1:], self.token_grid)
 
 
 class Towers(nn.Module):
