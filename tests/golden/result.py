@@ -19,6 +19,8 @@ class Result:
     max_relative_error: float
     passed: bool
     detail: str = ""
+    excluded: bool = False
+    """The folder says that rounding or a tie decides, so it was not compared; ``detail`` says what."""
 
 
 @dataclass

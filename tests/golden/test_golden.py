@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.golden.__main__ import check_longvu, main
+from tests.golden import longvu
+from tests.golden.__main__ import main
 
 COMPACT = Path(__file__).parent / "vectors/longvu"
 WHOLE = Path(__file__).resolve().parents[2].parent / "shared/golden/longvu"
@@ -22,7 +23,7 @@ WHOLE = Path(__file__).resolve().parents[2].parent / "shared/golden/longvu"
     ],
 )
 def test_every_case_matches(folder: Path) -> None:
-    results = list(check_longvu(folder))
+    results = list(longvu.check(folder))
     assert len(results) > 100
     assert [f"{result.name}: {result.detail}" for result in results if not result.passed] == []
 
@@ -50,7 +51,7 @@ def test_runner_goes_on_after_a_broken_case(tmp_path: Path) -> None:
         if not path.stem.startswith("stage1"):
             path.unlink()
     (tmp_path / "e2e/stage1_img.safetensors").write_bytes(b"cut")
-    results = {result.name: result for result in check_longvu(tmp_path)}
+    results = {result.name: result for result in longvu.check(tmp_path)}
     assert not results["e2e/stage1_img"].passed and "Error" in results["e2e/stage1_img"].detail
     assert results["e2e/stage1_video_stc"].passed
 
