@@ -20,7 +20,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from longvu_model.media import Frames, Medium, check_frames, flatten, load_image
-from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels, padded_square
+from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels, square
 
 MODEL_INPUT_NAMES = ["pixel_values_siglip", "pixel_values_dino", "frame_counts", "image_sizes", "is_video"]
 
@@ -32,6 +32,7 @@ def preprocess_frames(
     std: Sequence[float],
     fill: Sequence[int] | None = None,
     *,
+    crop: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Pixel tensor of one tower.
@@ -42,6 +43,7 @@ def preprocess_frames(
         mean: of each channel, in [0, 1].
         std: of each channel.
         fill: colour of the padding, 0 to 255; by default the mean's, cut to integers, as published.
+        crop: take the central square instead of padding.
         out: contiguous float32 (T, 3, s, s) on the CPU to write into.
 
     Returns:
@@ -51,7 +53,7 @@ def preprocess_frames(
         ValueError: frames or output of another shape or dtype.
     """
     check_frames(frames)
-    tower = TowerPixels(size, tuple(mean), tuple(std))  # type: ignore[arg-type]
+    tower = TowerPixels(size, tuple(mean), tuple(std), crop)  # type: ignore[arg-type]
     colour = tower.fill if fill is None else tuple(fill)
     shape = (len(frames), 3, size, size)
     if out is None:
@@ -62,10 +64,10 @@ def preprocess_frames(
     for frame, target in zip(frames, pixels, strict=True):
         picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        square = np.asarray(padded_square(picture, size, colour))
+        resized = np.asarray(square(picture, size, colour))
         for channel in range(3):
             # 8-bit indices never leave the table; clip spares numpy the buffer it needs to check that.
-            np.take(table[channel], square[:, :, channel], out=target[channel], mode="clip")
+            np.take(table[channel], resized[:, :, channel], out=target[channel], mode="clip")
     return out
 
 

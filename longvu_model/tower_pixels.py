@@ -1,4 +1,4 @@
-"""What the towers are fed, frame by frame, in 8-bit pixels: padding, resizing, normalisation (SEMANTICS section 2.2).
+"""What towers are fed, frame by frame, in 8-bit pixels: padding or cropping, resizing, normalisation.
 
 Needs neither torch nor transformers, so that processes that only decode stay light.
 """
@@ -13,15 +13,21 @@ from PIL import Image
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class TowerPixels:
-    """What a tower is fed: input side in pixels, and mean and standard deviation per RGB channel in [0, 1]."""
+    """What a tower is fed: input side in pixels, and mean and standard deviation per RGB channel in [0, 1].
+
+    A picture is padded to a square, or with ``crop`` its central square is taken.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -30,8 +36,10 @@ class TowerPixels:
             raise ValueError(f"mean {self.mean}, std {self.std}: give three numbers each, std above 0")
 
     @property
-    def fill(self) -> tuple[int, int, int]:
-        """The colour that frames are padded with."""
+    def fill(self) -> tuple[int, int, int] | None:
+        """The colour that frames are padded with; None where they are cropped."""
+        if self.crop:
+            return None
         red, green, blue = (int(255 * value) for value in self.mean)
         return red, green, blue
 
@@ -41,6 +49,21 @@ class TowerPixels:
         unit = (np.arange(256) * (1 / 255)).astype(np.float32)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return (unit - mean[:, None]) / std[:, None]
+
+
+def square(picture: Image.Image, size: int, fill: tuple[int, ...] | None) -> Image.Image:
+    """``picture`` as ``size`` x ``size``: padded with a colour, or without one its central square."""
+    return cropped_square(picture, size) if fill is None else padded_square(picture, size, fill)
+
+
+def cropped_square(picture: Image.Image, size: int) -> Image.Image:
+    """``picture`` with its short side resized to ``size``, and of that the centre: CLIP's preprocessing."""
+    short = min(picture.size)
+    # The long side is cut to an integer, as the library does it.
+    width, height = (side * size // short for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
 
 
 def padded_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Image.Image:

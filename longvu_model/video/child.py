@@ -24,7 +24,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from longvu_model.tower_pixels import padded_square
+from longvu_model.tower_pixels import square
 from longvu_model.video.decode import FrameStream, iter_frame_blocks
 from longvu_model.video.errors import TooLarge, VideoError
 
@@ -77,13 +77,13 @@ def _answer(job: dict[str, Any], answers: io.RawIOBase) -> None:
 
 
 def _blocks(
-    stream: FrameStream, squares: Sequence[tuple[int, tuple[int, ...]]], whole: bool
+    stream: FrameStream, squares: Sequence[tuple[int, tuple[int, ...] | None]], whole: bool
 ) -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
     """Headers and arrays of blocks: indices, times, frames, and the squares that were asked for."""
     for block in stream:
         pictures = [Image.fromarray(frame) for frame in block.frames] if squares else []
         resized = [
-            np.stack([np.asarray(padded_square(picture, size, fill)) for picture in pictures]) for size, fill in squares
+            np.stack([np.asarray(square(picture, size, fill)) for picture in pictures]) for size, fill in squares
         ]
         frames = [block.frames if whole else block.frames[:, :0, :0], *resized]
         yield {"kind": "block", "shapes": [array.shape for array in frames]}, (block.indices, block.pts_s, *frames)

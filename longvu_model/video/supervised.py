@@ -142,7 +142,7 @@ def supervised_blocks(
     backend: Backend = "pyav",
     threads: int = 1,
     memory_bytes: int = MEMORY_BYTES,
-    squares: Sequence[tuple[int, tuple[int, ...]]] = (),
+    squares: Sequence[tuple[int, tuple[int, ...] | None]] = (),
     whole: bool = True,
 ) -> SupervisedStream:
     """As ``iter_frame_blocks``, in a child process.
@@ -151,8 +151,8 @@ def supervised_blocks(
         source: local path, bytes, or file object; the latter two are sent to the child whole.
         deadline_s: seconds that the caller may wait for the child, over all blocks of this video.
         memory_bytes: limit on the child's address space.
-        squares: sides in pixels and colours of padding; the child also sends each frame as these squares
-            (``tower_pixels.padded_square``), which are far smaller than what they are made from.
+        squares: sides in pixels and colours of padding (None: cropped); the child also sends each frame as these
+            squares (``tower_pixels.square``), which are far smaller than what they are made from.
         whole: whether the frames themselves are sent.
 
     Raises:
