@@ -102,6 +102,11 @@ class FrameWatcher:
         """Frames taken so far."""
         return len(self._similarity_F)
 
+    @property
+    def similarity_F(self) -> Tensor:
+        """Window similarity of the frames taken so far, float32 on the CPU."""
+        return self._similarity_F
+
     @torch.no_grad()
     def add(self, frames_FHWC: np.ndarray) -> None:
         """Take the next window: ``WINDOW_FRAMES`` frames, fewer at the end."""

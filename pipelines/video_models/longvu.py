@@ -1,0 +1,426 @@
+"""LongVU behind the common interface: towers once per video, tokens once per way of showing it.
+
+How many frames and tokens a video may cost depends on the length of the text beside it. Under corrected semantics that
+length is rounded up to a step, the reserved text budget, so that all questions up to it see bitwise the same visual
+tokens and can share what the decoder made of them. Under published semantics every budget is the published one, to the
+token, and tokens are shared only between questions for which it comes out the same.
+
+Shapes: F sampled frames, K frames held, P tokens of a tower, D channels, T ids, V media, C model width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longvu_model import assembly, official
+from longvu_model.compression import VisualTokens
+from longvu_model.frame_selection import keep_frames
+from longvu_model.image_processing import tower_pixels
+from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.prompts import STOP_STRINGS
+from longvu_model.regimes import Regime, choose_regime, media_shape
+from longvu_model.sight import EncodedMedia, Media
+from longvu_model.watching import FrameWatcher, too_many_frames, windows
+from pipelines.errors import UserError
+from pipelines.video_models.base import (
+    DecodeLimits,
+    Kind,
+    Messages,
+    Progress,
+    Prompt,
+    PromptTooLong,
+    Quantization,
+    Source,
+    VideoModel,
+    WatchedMedia,
+)
+from pipelines.video_models.lru import ByteLRU
+from pipelines.video_models.quantization import quantization_config
+
+if TYPE_CHECKING:
+    from longvu_model.processing import LongVUProcessor
+    from longvu_model.video import FrameSampling
+    from pipelines.store import FeatureStore
+
+TEXT_STEPS = 32
+"""The reserved text budget is a multiple of the context divided by this: of 256 tokens where 8192 are the limit."""
+ANSWER_SHARE = 8
+"""Answers may go beyond the limit of the prompt by the context divided by this."""
+_TOKEN_CACHE_BYTES = 1 << 30
+# Everything but the decoder stays in full precision: small, and read by code that asks for weights' dtypes.
+_UNQUANTISED = ["model.towers", "model.aggregator", "model.frame_tokens", "lm_head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongVUMedia(WatchedMedia):
+    """Tower features of the frames that some question may show.
+
+    Attributes:
+        siglip_KPD, dino_KPD: features.
+        places_K: int64, of each held frame among the sampled ones.
+        similarity_F: float32, window similarity of every sampled frame; empty for an image.
+        size: (height, width) in pixels.
+    """
+
+    siglip_KPD: Tensor
+    dino_KPD: Tensor
+    places_K: Tensor
+    similarity_F: Tensor
+    size: tuple[int, int]
+
+
+class LongVU(VideoModel):
+    """A LongVU model and its processor.
+
+    Args:
+        model: in evaluation mode, on its device.
+        processor: fits the model; of it only the tokenizer, ``apply_chat_template`` and the tower pixels are used.
+        text_step: the reserved text budget is the text's length rounded up to a multiple of this; by default exact
+            under published semantics, otherwise the context divided by ``TEXT_STEPS``.
+    """
+
+    family: ClassVar[str] = "longvu"
+
+    def __init__(
+        self, model: LongVUForConditionalGeneration, processor: LongVUProcessor, *, text_step: int | None = None
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.name, self.digest = "longvu", ""
+        self.decoder, self.lm_head = model.model.language_model, model.lm_head
+        self.tokenizer = processor.tokenizer
+        self.stop_strings = (STOP_STRINGS[str(self.config.prompt_style)],)
+        self.eos_token_ids = frozenset(_ids(model.generation_config.eos_token_id) + _ids(self.tokenizer.eos_token_id))
+        limit = self.config.max_sequence_length or self.config.text_config.max_position_embeddings
+        self.max_length = min(limit + limit // ANSWER_SHARE, self.config.text_config.max_position_embeddings)
+        default_step = 1 if self.config.rules.text_length_by_pad_id else max(1, limit // TEXT_STEPS)
+        self.text_step = text_step or default_step
+        self._tokens: ByteLRU[EncodedMedia | VisualTokens] = ByteLRU(_TOKEN_CACHE_BYTES, _nbytes)
+
+    @property
+    def config(self) -> Any:
+        """The model's LongVUConfig."""
+        return self.model.config
+
+    @functools.cached_property
+    def sampling(self) -> FrameSampling:  # type: ignore[override]
+        return self.processor.video_processor.sampling()
+
+    def watch(
+        self,
+        source: Source,
+        sampling: FrameSampling | None = None,
+        progress: Progress = lambda done, planned: None,
+        *,
+        kind: Kind | None = None,
+        limits: DecodeLimits | None = None,
+        least_text: int = 1,
+    ) -> LongVUMedia:
+        """See :meth:`VideoModel.watch`.
+
+        Args:
+            least_text: text tokens that every question about it will have at least; the fewer, the more frames are
+                held that only a short one can show.
+        """
+        from pipelines.video_models.frames import SampledFrames  # needs PyAV
+
+        clock = Clock()
+        with clock("decode"):
+            frames = SampledFrames(source, sampling or self.sampling, kind, limits)
+        watched = self.watch_frames(frames, frames.kind, clock, lambda done: progress(done, frames.planned), least_text)
+        times_s = [frames.times_s[place] for place in watched.places_K.tolist()]
+        return replace(watched, kept_times_s=times_s, damage=frames.damage)
+
+    @torch.inference_mode()
+    def watch_frames(
+        self,
+        blocks: Any,
+        kind: Kind = "video",
+        clock: Clock | None = None,
+        progress: Any = lambda done: None,
+        least_text: int = 1,
+    ) -> LongVUMedia:
+        """Encode frames that come in blocks, uint8 (F, H, W, 3); their times are left out."""
+        clock = clock or Clock()
+        pixels = self.processor.video_processor if kind == "video" else self.processor.image_processor
+        watcher = FrameWatcher(
+            self.model.model.towers,
+            tower_pixels(pixels),
+            self.config.dino_threshold,
+            lambda frames, size: kind == "video" and too_many_frames(self.config, frames, size, least_text),
+            self.model.dtype,
+        )
+        incoming = windows(blocks)
+        while True:
+            with clock("decode"):
+                window = next(incoming, None)
+            if window is None:
+                break
+            with clock("encode"):
+                watcher.add(window)
+            progress(watcher.num_sampled)
+        with clock("encode"):
+            kept = watcher.finish()
+        return LongVUMedia(
+            kind=kind,
+            num_sampled=kept.num_sampled,
+            kept_times_s=[],
+            seconds=clock.seconds,
+            siglip_KPD=kept.siglip_KPD,
+            dino_KPD=kept.dino_KPD,
+            places_K=torch.tensor(kept.places),
+            similarity_F=watcher.similarity_F,
+            size=kept.size,
+        )
+
+    def recall(self, store: FeatureStore, video: str | Path, least_text: int = 1) -> LongVUMedia:
+        """See :meth:`VideoModel.recall`.
+
+        Where all frames fit but the store left out some near-duplicates, those that are stored are shown.
+        """
+        from pipelines import storage
+        from pipelines.store import StoreError
+
+        clock = Clock()
+        with clock("read"):
+            if "siglip" not in {spec.name for spec in store.manifest.features}:
+                raise StoreError(
+                    f"{storage.shown(store.uri)} has DINOv2 features only and an answer needs SigLIP's too: "
+                    f"extract with features.siglip=true, or ask without --store"
+                )
+            video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+            found = store.load(video_id, self.config.dino_threshold)
+            num_sampled, size = len(found.kept), (found.video["height"], found.video["width"])
+            if not too_many_frames(self.config, num_sampled, size, least_text):
+                all_stored = found.video["num_stored"] == num_sampled
+                found = store.load(video_id, math.inf if all_stored else None, cap=None)
+        assert found.siglip is not None, "its column is in the manifest"
+        return LongVUMedia(
+            kind="video",
+            num_sampled=num_sampled,
+            kept_times_s=found.pts_s.tolist(),
+            seconds=clock.seconds,
+            damage=found.video["message"],
+            siglip_KPD=found.siglip,
+            dino_KPD=found.dinov2,
+            places_K=torch.from_numpy(np.flatnonzero(found.kept)),
+            similarity_F=torch.from_numpy(found.similarity),
+            size=size,
+        )
+
+    def shown(self, medium: LongVUMedia, text_length: int, num_media: int = 1) -> Tensor:
+        """Which held frames are shown beside so much text: int64 indices among the K held."""
+        everything = torch.arange(len(medium.places_K))
+        if medium.kind == "image":
+            return everything
+        if not too_many_frames(self.config, medium.num_sampled, medium.size, text_length, num_media):
+            return everything
+        keep_F = keep_frames(medium.similarity_F, self.config.dino_threshold)
+        return everything[keep_F[medium.places_K.cpu()]]
+
+    @torch.inference_mode()
+    def prompt(self, messages: Messages, media: Sequence[WatchedMedia] = ()) -> Prompt:
+        """See :meth:`VideoModel.prompt`."""
+        kinds = [part["type"] for part in _parts(messages) if part["type"] != "text"]
+        given = [medium.kind for medium in media]
+        if kinds != given:
+            raise ValueError(f"the messages have places for {kinds or 'no media'}, given are {given or 'none'}")
+        ids_BT = self.processor.apply_chat_template([_without_sources(message) for message in messages], tokenize=True)
+        layout = assembly.read_text(self.config, ids_BT, torch.ones_like(ids_BT))
+        self._check_length(int(layout.num_text_B))
+        if not media:
+            return Prompt(self.model.model.embed(ids_BT[0]), 0, "text", ids_BT.shape[1])
+        return self._with_media(ids_BT, layout, [medium for medium in media if isinstance(medium, LongVUMedia)])
+
+    def _check_length(self, num_text: int) -> None:
+        limit = self.config.max_sequence_length
+        if limit is not None and num_text > limit - self.config.answer_reserve:
+            raise PromptTooLong(
+                f"the text has {num_text} tokens, the model takes {limit - self.config.answer_reserve}: "
+                f"shorten the question or leave out earlier turns"
+            )
+
+    def _with_media(self, ids_BT: Tensor, layout: assembly.TextLayout, media: Sequence[LongVUMedia]) -> Prompt:
+        config = self.config
+        row_V, slot_V = assembly.rows_of_media(layout, len(media), config.rules)
+        num_text_B, budget_length_B = (self._reserved(length) for length in (layout.num_text_B, layout.budget_length_B))
+        shown = [self.shown(medium, int(budget_length_B), len(media)) for medium in media]
+        counts_V = torch.tensor([len(frames) for frames in shown])
+        sizes_V2 = torch.tensor([medium.size for medium in media])
+        is_video_V = torch.tensor([medium.kind == "video" for medium in media])
+        shape = media_shape(config, row_V, is_video_V, counts_V, sizes_V2)
+        regime = choose_regime(config, shape, counts_V, budget_length_B, num_text_B)
+        guided = bool((regime.num_upgraded_V > 0).any())
+        key = _tokens_key(media, shown, regime)
+
+        seen = self._tokens.get(key)
+        if seen is None:
+            given = _join(media, shown, is_video_V, sizes_V2)
+            seen = self.model.model.encode(given, row_V, num_text_B, budget_length_B)
+            if not guided:
+                seen = self._compress(seen, layout, row_V)
+            self._tokens.put(key, seen)
+        visual = seen if isinstance(seen, VisualTokens) else self._compress(seen, layout, row_V)
+        merged = assembly.merge(
+            config,
+            layout,
+            self.model.model.embed,
+            visual.embeds_LC,
+            visual.counts_V,
+            row_V,
+            slot_V,
+            labels=None,
+            with_mask=False,
+            with_positions=False,
+            pad_left=False,
+        )
+        last_slot, num_visual = int(slot_V[-1]), int(visual.counts_V.sum())
+        text_before = int(layout.is_text_BT[0, :last_slot].sum())
+        return Prompt(
+            embeds=merged.inputs_embeds[0],
+            visual_tokens=num_visual,
+            regime="+".join(dict.fromkeys(regime.names)),
+            text_tokens=int(layout.num_text_B),
+            kept_times_s=[_times(medium, frames) for medium, frames in zip(media, shown, strict=True)],
+            prefix_length=0 if guided else text_before + num_visual,
+            prefix_key=None if guided else _digest(key, ids_BT[0, : last_slot + 1].tolist()),
+        )
+
+    def _reserved(self, length_B: Tensor) -> Tensor:
+        return -(-length_B // self.text_step) * self.text_step
+
+    def _compress(self, encoded: EncodedMedia, layout: assembly.TextLayout, row_V: Tensor) -> VisualTokens:
+        question_BC = assembly.mean_question(layout, self.model.model.embed, None, self.config.rules)
+        return self.model.model.compress(encoded, question_BC[row_V.to(question_BC.device)])
+
+
+class Clock:
+    """Adds up the seconds of named steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started_s
+
+
+def load(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    quantization: Quantization | None,
+    overrides: Mapping[str, Any],
+) -> LongVU:
+    """See :func:`pipelines.video_models.load_video_model`."""
+    model, processor = load_parts(folder, device, dtype, quantization)
+    for field, value in overrides.items():
+        if not hasattr(model.config, field):
+            raise UserError(f"{field}={value}: LongVU's configuration has no such field")
+        setattr(model.config, field, value)
+    return LongVU(model, processor)
+
+
+def load_parts(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
+) -> tuple[LongVUForConditionalGeneration, LongVUProcessor]:
+    """A checkpoint, in our layout or the published one, with the processor that fits it.
+
+    Raises:
+        CheckpointError: tensors are missing, surplus or misshapen.
+        OSError: the folder lacks files.
+    """
+    from transformers import AutoTokenizer
+
+    from longvu_model.processing import LongVUProcessor  # needs PyAV
+
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if quantization is not None:
+        options |= quantization_config(quantization, device, _UNQUANTISED)
+    if official.is_published(folder):
+        model = official.load(folder, **options)
+        processor = LongVUProcessor.from_config(model.config, AutoTokenizer.from_pretrained(folder))
+    else:
+        model = LongVUForConditionalGeneration.from_pretrained(folder, **options)
+        processor = LongVUProcessor.from_pretrained(folder)
+    if quantization is None:
+        model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps nn.Module.to without its signature
+    return model.eval(), processor
+
+
+def _parts(messages: Messages) -> Iterator[Mapping[str, Any]]:
+    for message in messages:
+        if not isinstance(message.get("content"), str):
+            yield from message["content"]
+
+
+def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose media are places only."""
+    if isinstance(message.get("content"), str):
+        return dict(message)
+    parts = [part if part["type"] == "text" else {"type": part["type"]} for part in message["content"]]
+    return {**message, "content": parts}
+
+
+def _join(media: Sequence[LongVUMedia], shown: Sequence[Tensor], is_video_V: Tensor, sizes_V2: Tensor) -> Media:
+    """The shown frames of all media, back to back."""
+
+    def rows(tensors: Sequence[Tensor]) -> Tensor:
+        chosen = (
+            tensor if len(frames) == len(tensor) else tensor[frames.to(tensor.device)]
+            for tensor, frames in zip(tensors, shown, strict=True)
+        )
+        return torch.cat([tensor.to(tensors[0].device) for tensor in chosen])
+
+    return Media(
+        frame_counts=torch.tensor([len(frames) for frames in shown]),
+        image_sizes=sizes_V2,
+        is_video=is_video_V,
+        siglip_features=rows([medium.siglip_KPD for medium in media]),
+        dino_features=rows([medium.dino_KPD for medium in media]),
+        frame_times=rows([medium.places_K.cpu() for medium in media]),
+        preselected=True,
+    )
+
+
+def _times(medium: LongVUMedia, shown: Tensor) -> list[float]:
+    return [medium.kept_times_s[frame] for frame in shown.tolist()] if medium.kept_times_s else []
+
+
+def _tokens_key(media: Sequence[LongVUMedia], shown: Sequence[Tensor], regime: Regime) -> str:
+    """Equal for prompts whose visual tokens, or with upgrades whatever goes before them, are the same."""
+    budget = torch.where(regime.drop_V, regime.budget_V, 0)
+    fields = (regime.kind_V, regime.base_full_V, regime.num_upgraded_V, regime.drop_V, budget)
+    return _digest(
+        [medium.identity for medium in media],
+        [frames.tolist() for frames in shown],
+        [field.tolist() for field in fields],
+    )
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _nbytes(seen: EncodedMedia | VisualTokens) -> int:
+    return seen.embeds_LC.nbytes if isinstance(seen, VisualTokens) else sum(group.nbytes for group in seen.groups_ND)
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
