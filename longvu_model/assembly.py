@@ -19,12 +19,6 @@ from longvu_model.config import IGNORE_INDEX, LongVUConfig
 from longvu_model.semantics import Semantics
 
 
-class SequenceLimit(Protocol):
-    """A configuration, as far as assembly reads it."""
-
-    max_sequence_length: int | None
-
-
 class SlotRules(Protocol):
     """A record of quirks, as far as assembly reads it."""
 
@@ -126,7 +120,7 @@ def mean_question(
 
 
 def merge(
-    config: SequenceLimit,
+    max_length: int | None,
     layout: TextLayout,
     embed: Callable[[Tensor], Tensor],
     visual_LC: Tensor,
@@ -142,6 +136,7 @@ def merge(
     """Replaces every slot by its visual tokens, truncates to the sequence limit, pads to the longest row.
 
     Args:
+        max_length: positions of a row at most; ``None`` for no limit.
         embed: ids (n,) on the CPU -> embeddings (n, C) on the model's device.
         visual_LC, counts_V: packed visual tokens and their number per medium (CPU).
         row_V, slot_V: from :func:`rows_of_media`.
@@ -155,8 +150,8 @@ def merge(
     size_BT = size_BT.view(batch, num_ids)
     place_BT = size_BT.cumsum(1) - size_BT
     length_B = size_BT.sum(1)
-    if config.max_sequence_length is not None:
-        length_B = length_B.clamp(max=config.max_sequence_length)
+    if max_length is not None:
+        length_B = length_B.clamp(max=max_length)
     longest = int(length_B.max()) if batch else 0
     shift_B = longest - length_B if pad_left else torch.zeros_like(length_B)
     start_BT = place_BT + shift_B[:, None] + torch.arange(batch)[:, None] * longest

@@ -192,7 +192,7 @@ class LongVUModel(LongVUPreTrainedModel):
         question_BC = assembly.mean_question(layout, self.embed, labels, rules)
         visual = self.compress(encoded, question_BC[row_V.to(question_BC.device)])
         merged = assembly.merge(
-            self.config,
+            self.config.max_sequence_length,
             layout,
             self.embed,
             visual.embeds_LC,
