@@ -7,7 +7,9 @@ A medium is written as ``<image>`` in a prompt, whether it is a picture or a vid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,8 +18,10 @@ from longvu_model.config import IMAGE_TOKEN_INDEX
 SYSTEM_PROMPT = "You are a helpful assistant."
 IMAGE_MARKER = "<image>"
 VIDEO_MARKER = "<video>"
-# What a user's own "<image>" is written as until the slots are found; a private-use sign, so it is in no text.
-_LITERAL_MARKER = "<\ue000image>"
+SLOTS: Mapping[str, int] = {IMAGE_MARKER: IMAGE_TOKEN_INDEX}
+"""LongVU's markers and the ids they become; its siblings have one of their own for videos."""
+# What a user's own "<image>" is written with until the slots are found; a private-use sign, so it is in no text.
+_LITERAL = "\ue000"
 STOP_STRINGS = {"qwen": "<|im_end|>", "llama3": "<|eot_id|>"}
 ROLES = ("user", "assistant")
 
@@ -61,35 +65,52 @@ def render_prompt(
     return prompt + f"{opening}assistant\n" if turns and turns[-1] is None else prompt
 
 
-def join_at_slots(pieces: Sequence[Sequence[int]], bos_token_id: int | None) -> list[int]:
-    """Token ids of the pieces between slots, with a slot between each two and one BOS in front if the first has it."""
+def join_at_slots(
+    pieces: Sequence[Sequence[int]], bos_token_id: int | None, slot_ids: Sequence[int] | None = None
+) -> list[int]:
+    """Token ids of the pieces between slots, with a slot between each two and one BOS in front if the first has it.
+
+    Args:
+        slot_ids: of the slots in order; ``IMAGE_TOKEN_INDEX`` everywhere by default.
+    """
     has_bos = bool(pieces) and bool(pieces[0]) and pieces[0][0] == bos_token_id
     ids = [bos_token_id] if has_bos and bos_token_id is not None else []
     for i, piece in enumerate(pieces):
-        ids += [IMAGE_TOKEN_INDEX] * (i > 0)
+        if i:
+            ids.append(IMAGE_TOKEN_INDEX if slot_ids is None else slot_ids[i - 1])
         ids += piece[1:] if has_bos else piece
     return ids
 
 
-def tokenize_with_slots(text: str, tokenizer: PreTrainedTokenizerBase, *, add_special_tokens: bool = True) -> list[int]:
-    """Token ids of ``text`` with ``IMAGE_TOKEN_INDEX`` for each ``<image>``; the pieces between are tokenised apart.
+def tokenize_with_slots(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    add_special_tokens: bool = True,
+    slots: Mapping[str, int] = SLOTS,
+) -> list[int]:
+    """Token ids of ``text`` with an id of ``slots`` for each marker; the pieces between are tokenised apart.
 
     As in the release, a text that already begins with the BOS token gets a second one from the tokenizer;
     :func:`drop_doubled_bos` removes it. Markers hidden by :func:`escape_markers` are ordinary text.
     """
-    pieces = [unescape_markers(piece) for piece in text.split(IMAGE_MARKER)]
+    parts = re.split(f"({'|'.join(map(re.escape, slots))})", text)
+    pieces = [unescape_markers(piece) for piece in parts[::2]]
     ids = [tokenizer(piece, add_special_tokens=add_special_tokens).input_ids for piece in pieces]
-    return join_at_slots(ids, tokenizer.bos_token_id if add_special_tokens else None)
+    slot_ids = [slots[marker] for marker in parts[1::2]]
+    return join_at_slots(ids, tokenizer.bos_token_id if add_special_tokens else None, slot_ids)
 
 
 def escape_markers(text: str) -> str:
-    """``text`` in which ``<image>`` stands for itself, not for a medium."""
-    return text.replace(IMAGE_MARKER, _LITERAL_MARKER)
+    """``text`` in which ``<image>`` and ``<video>`` stand for themselves, not for a medium."""
+    for marker in (IMAGE_MARKER, VIDEO_MARKER):
+        text = text.replace(marker, f"<{_LITERAL}{marker[1:]}")
+    return text
 
 
 def unescape_markers(text: str) -> str:
     """The text that :func:`escape_markers` was given."""
-    return text.replace(_LITERAL_MARKER, IMAGE_MARKER)
+    return text.replace(f"<{_LITERAL}", "<")
 
 
 def drop_doubled_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -103,9 +124,7 @@ def drop_doubled_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list
 _FLATTEN_PARTS = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- if not messages or messages[0]['role'] != 'system' -%}
-    {%- set flat.messages = [{'role': 'system', 'content': '"""
-_FLATTEN_PARTS += SYSTEM_PROMPT
-_FLATTEN_PARTS += """'}] -%}
+    {%- set flat.messages = [{'role': 'system', 'content': SYSTEM_PROMPT}] -%}
 {%- endif -%}
 {%- for message in messages -%}
     {%- set text = namespace(value='') -%}
@@ -115,8 +134,10 @@ _FLATTEN_PARTS += """'}] -%}
         {%- for part in message['content'] -%}
             {%- if part['type'] == 'text' -%}
                 {%- set text.value = text.value + part['text'] -%}
-            {%- elif part['type'] in ['image', 'video'] -%}
+            {%- elif part['type'] == 'image' -%}
                 {%- set text.value = text.value + '<image>\\n' -%}
+            {%- elif part['type'] == 'video' -%}
+                {%- set text.value = text.value + 'VIDEO_MARKER\\n' -%}
             {%- else -%}
                 {{- raise_exception('content part of type ' + part['type'] + ': use text, image or video') -}}
             {%- endif -%}
@@ -149,12 +170,15 @@ _STRING_TEMPLATES = {
 }
 
 
-def media_chat_template(string_template: str) -> str:
+def media_chat_template(string_template: str, system: str = SYSTEM_PROMPT, video_marker: str = IMAGE_MARKER) -> str:
     """A chat template for content parts from one for plain strings, such as a tokenizer's own.
 
-    Messages without a system turn get the published one in front.
+    Args:
+        system: put in front of messages without a system turn.
+        video_marker: what a video is written as.
     """
-    return _FLATTEN_PARTS + string_template
+    flatten = _FLATTEN_PARTS.replace("SYSTEM_PROMPT", json.dumps(system)).replace("VIDEO_MARKER", video_marker)
+    return flatten + string_template
 
 
 CHAT_TEMPLATES = {style: media_chat_template(template) for style, template in _STRING_TEMPLATES.items()}
