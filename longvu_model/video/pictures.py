@@ -93,7 +93,9 @@ def _picture(source: Source) -> Iterator[Image.Image]:
             raise TooLarge(f"{name}: {error}") from error
         except UnidentifiedImageError as error:
             raise Corrupt(f"{name}: begins as a picture, but its header is damaged") from error
-        except (OSError, SyntaxError, EOFError) as error:
+        except (OSError, SyntaxError, EOFError, ValueError) as error:
+            if "too large" in str(error):  # text and profiles that inflate beyond Pillow's limits
+                raise TooLarge(f"{name}: {error}") from error
             if "truncated" in str(error):
                 raise Truncated(f"{name}: this picture was cut short ({error})") from error
             raise Corrupt(f"{name}: this picture is damaged ({error})") from error

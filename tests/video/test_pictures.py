@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from longvu_model.video import decode_frames, probe
+from longvu_model.video import TooLarge, decode_frames, probe
 from tests.video.clips import clip, picture
 
 
@@ -64,6 +65,13 @@ def test_a_gif_is_a_video():
     video = decode_frames(clip("gif"), "fps:2")
     assert video.frames.shape == (4, 64, 96, 3)
     assert np.allclose(video.pts_s, [0.0, 0.5, 1.0, 1.5])
+
+
+def test_text_that_inflates_is_refused():
+    text = PngInfo()
+    text.add_text("Comment", "a" * (2 << 20), zip=True)
+    with pytest.raises(TooLarge, match="Decompressed data too large"):
+        decode_frames(_encoded(Image.fromarray(picture(0)), "PNG", pnginfo=text))
 
 
 def test_both_backends_read_pictures():
