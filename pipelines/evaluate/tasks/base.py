@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Literal
 
 from longvu_model.video.sampling import FrameSampling
 from pipelines.config import Config
+from pipelines.errors import UserError
 from pipelines.evaluate.tasks.media import Clip, Shown, show
+from pipelines.evaluate.tasks.records import find_file
 
 Kind = Literal["choice", "open", "score10"]
 Status = Literal["scored", "unparsed", "hidden", "judge_failed"]
@@ -95,6 +97,8 @@ class Preset:
     """Whether a clip's start and end are kept to; without, the whole video is shown."""
     segments: int | None = None
     """Instead of ``sampling``, the middle frame of each of so many equal parts."""
+    likelihood: Literal["label", "text"] = "label"
+    """What is compared where options are scored by likelihood: their labels, or their texts."""
 
 
 class NoOptions(Config):
@@ -143,13 +147,22 @@ class Task(ABC):
         """Whether :meth:`prompt` wants ``times_s`` and ``count_tokens``: subtitles of the sampled frames."""
         return False
 
-    @abstractmethod
     def rows(self, data: Path) -> Iterator[Row]:
         """The questions in the order of the files.
 
         Raises:
             UserError: a file is missing (with where to get it), or a row is broken (with file, row and field).
         """
+        first: dict[str, str] = {}
+        for row in self.load(data):
+            if row.id in first:
+                raise UserError(f"{row.where}: its id {row.id!r} is that of {first[row.id]} already")
+            first[row.id] = row.where
+            yield row
+
+    @abstractmethod
+    def load(self, data: Path) -> Iterator[Row]:
+        """What :meth:`rows` gives, ids not yet compared."""
 
     @abstractmethod
     def prompt(self, row: Row, times_s: Sequence[float] = (), count_tokens: Callable[[str], int] | None = None) -> str:
@@ -190,6 +203,25 @@ class Task(ABC):
     def submission(self, rows: Sequence[Row], replies: Mapping[str, str]) -> bytes | None:
         """The file to hand in, from replies by row id; None for benchmarks without one."""
         return None
+
+    def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
+        """Pictures of the benchmark's own, written to ``folder``."""
+        return []
+
+    def file(self, data: Path, *names: str) -> Path:
+        """The first of ``names`` that is in ``data``. Raises UserError: none is; it says what should be, and whence."""
+        if not data.is_dir():
+            raise UserError(f"{self.name}: {data}: no such folder. {self.where_from()}")
+        found = find_file(data, *names)
+        if found is None:
+            raise UserError(f"{self.name}: {data} has no {' or '.join(names)}. {self.where_from()}")
+        return found
+
+    @classmethod
+    def where_from(cls) -> str:
+        """Where the files come from and how they must lie, for people."""
+        lines = "\n".join(f"    {line}" for line in cls.layout.splitlines())
+        return f"Source: {cls.source}. Layout:\n{lines}"
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides what is asked and shown, for results; plain JSON values."""

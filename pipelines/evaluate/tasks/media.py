@@ -25,8 +25,8 @@ from longvu_model.video.frames import Rgb
 from longvu_model.video.sampling import FrameSampling, Indices
 from longvu_model.video.sparse import SparseFrames
 
-_EVERY_FRAME = 1e6
-"""Frames per second; above twice a video's rate every frame is taken."""
+EVERY_FRAME = FrameSampling(fps=1e6)
+"""Above twice a video's rate every frame is taken."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _numbers(clip: Clip, sampling: FrameSampling, segments: int | None) -> Indic
     if not clip.frames_dir:
         if segments is None:
             return None
-        frames = _frames(clip.path, FrameSampling())
+        frames = _frames(clip.path, EVERY_FRAME)
         return segment_frames(segments, 0, frames.num_frames - 1, frames.fps, clip.start_s, clip.end_s)
     assert clip.frame_rate is not None, "a folder of frames has a rate"
     last = sum(1 for file in os.scandir(clip.path) if file.is_file())
@@ -150,7 +150,7 @@ def segment_frames(
 
 def _rate(clip: Clip, numbers: Indices) -> float:
     """Pictures per second at which ``numbers`` follow each other."""
-    rate = clip.frame_rate or _frames(clip.path, FrameSampling()).fps
+    rate = clip.frame_rate or _frames(clip.path, EVERY_FRAME).fps
     span = int(numbers[-1] - numbers[0])
     return rate * (len(numbers) - 1) / span if span > 0 else rate
 
@@ -181,8 +181,8 @@ def _files(clip: Clip, numbers: Indices) -> Iterator[Rgb]:
 def _decoded(path: str, numbers: Indices) -> Iterator[Rgb]:
     """The frames ``numbers`` of a video, which may repeat but not go back."""
     wanted = numbers.tolist()
-    rate = _frames(path, FrameSampling()).fps
-    for number, _, picture in _frames(path, FrameSampling(fps=_EVERY_FRAME, start_s=wanted[0] / rate)):
+    rate = _frames(path, EVERY_FRAME).fps
+    for number, _, picture in _frames(path, dataclasses.replace(EVERY_FRAME, start_s=wanted[0] / rate)):
         while wanted and number == wanted[0]:
             wanted.pop(0)
             yield picture

@@ -10,7 +10,21 @@ from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.evaluate.tasks.base import Task
 
-_CLASSES: dict[str, str] = {}
+_CLASSES: dict[str, str] = {
+    "egoschema": "egoschema:EgoSchema",
+    "mvbench": "mvbench:MVBench",
+    "video_mme": "video_mme:VideoMME",
+    "mlvu": "mlvu:MLVU",
+    "mlvu_generation": "mlvu_generation:MLVUGeneration",
+    "nextqa": "nextqa:NExTQA",
+    "egoplan": "egoplan:EgoPlan",
+    "msvd_qa": "open_qa:MSVDQA",
+    "msrvtt_qa": "open_qa:MSRVTTQA",
+    "activitynet_qa": "activitynet_qa:ActivityNetQA",
+    "needle_haystack": "needle_haystack:NeedleHaystack",
+    "needle_synthetic": "needle_synthetic:SyntheticNeedle",
+    "needle_grid": "needle_synthetic:SyntheticNeedleGrid",
+}
 
 
 def task_names() -> list[str]:

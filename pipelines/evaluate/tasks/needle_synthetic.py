@@ -1,0 +1,168 @@
+"""The synthetic needle: multiple choice about videos of ``pipelines.corpus``, whose answers are true by construction.
+
+Two tasks: the questions of a written corpus, and a grid of lengths and depths whose videos are drawn when asked for,
+which gives a model that knows only the synthetic world a heat map of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from pipelines.config import Config, setting
+from pipelines.corpus import KINDS, CorpusConfig, VideoPlan, plan_corpus
+from pipelines.corpus.writer import draw_frames, encode_video
+from pipelines.errors import UserError
+from pipelines.evaluate.tasks import heat_map
+from pipelines.evaluate.tasks.base import LETTERS, Judged, Preset, Row
+from pipelines.evaluate.tasks.choice import MVBENCH_STYLE, ChoiceStyle, ChoiceTask
+from pipelines.evaluate.tasks.media import Clip, Shown
+from pipelines.evaluate.tasks.needle_grid import Spacing, depths
+from pipelines.evaluate.tasks.records import Record, json_line_records
+
+Kind = Literal["colour", "shape", "time", "scenes"]
+_PRESETS = {
+    "default": Preset(
+        about="the question that the corpus teaches, one frame per second",
+        style="mvbench",
+        sampling="fps:1",
+        max_new_tokens=5,
+    )
+}
+_STYLES = {"mvbench": MVBENCH_STYLE}
+_QUARTERS = ("first", "second", "third", "last")
+
+
+class Options(Config):
+    kinds: tuple[Kind, ...] = setting(KINDS, about="questions to ask: some of colour, shape, time, scenes")
+
+
+class SyntheticNeedle(ChoiceTask):
+    """Rows of a corpus' ``questions.jsonl``; ids are ``question_id``."""
+
+    name = "needle_synthetic"
+    about = "colour, shape, time and scenes of a shape in synthetic videos; answers true by construction"
+    source = "`longvu corpus FOLDER`, which writes them; nothing is downloaded"
+    layout = """\
+questions.jsonl
+videos/<video_id>.mp4"""
+    Options = Options
+    presets: Mapping[str, Preset] = _PRESETS
+    styles: Mapping[str, ChoiceStyle] = _STYLES
+
+    def load(self, data: Path) -> Iterator[Row]:
+        for record in json_line_records(self.file(data, "questions.jsonl"), data):
+            if record.one_of("kind", KINDS) in self.options.kinds:
+                yield self._row(data, record)
+
+    @staticmethod
+    def _row(data: Path, record: Record) -> Row:
+        options, needle = record.texts("options", 2, len(LETTERS)), record.get("needle")
+        answer = record.text("answer")
+        if answer not in options:
+            raise record.error("answer", "is none of the options")
+        if not isinstance(needle, dict) or not isinstance(needle.get("start_s"), int | float):
+            raise record.error("needle", "must say when the shape appears (start_s)")
+        duration_s = record.number_of("duration_s")
+        depth = needle["start_s"] / duration_s
+        return Row(
+            id=record.text("question_id"),
+            question=record.text("question"),
+            clip=Clip(str((data / record.text("video")).absolute())),
+            options=options,
+            answer=LETTERS[options.index(answer)],
+            categories={"kind": record.text("kind"), "quarter": _QUARTERS[min(3, int(4 * depth))]},
+            cluster=record.text("video_id"),
+            where=record.where,
+        )
+
+
+class GridOptions(Config):
+    lengths_s: tuple[int, ...] = setting((30, 60, 120, 240), about="lengths of the videos in seconds, each 30 or more")
+    num_depths: int = setting(5, about="number of depths from 0 to 100 per cent", ge=1, le=101)
+    spacing: Spacing = setting("linear", about="of depths: linear, sigmoid, or sigmoid_published (the inverted one)")
+    repeats: int = setting(4, about="videos per cell, each with another needle", ge=1)
+    kind: Literal["colour", "shape"] = setting("colour", about="what is asked: colour or shape")
+    needle_s: float = setting(2.0, about="seconds for which the needle is seen", ge=1, le=4)
+    seed: int = setting(0, about="another seed gives other videos; the corpus a model learned from has its own", ge=0)
+
+
+class SyntheticNeedleGrid(ChoiceTask):
+    """Rows are cells times repeats, drawn on demand; ids are ``len_<s>_depth_<%>_<repeat>``."""
+
+    name = "needle_grid"
+    about = "the synthetic needle by depth and length of video, drawn on demand; heat map"
+    source = "nowhere: its videos are drawn when they are asked for"
+    layout = "(no files; any folder will do)"
+    Options = GridOptions
+    presets: Mapping[str, Preset] = _PRESETS
+    styles: Mapping[str, ChoiceStyle] = _STYLES
+
+    def load(self, data: Path) -> Iterator[Row]:
+        chosen = self.options
+        shares = depths(0, 100, chosen.num_depths, chosen.spacing)
+        for length_s in chosen.lengths_s:
+            config = self._config(length_s, len(shares) * chosen.repeats)
+            for (depth, repeat), plan in zip(product(shares, range(chosen.repeats)), plan_corpus(config), strict=True):
+                yield self._row(config, plan, depth, repeat)
+
+    def _config(self, length_s: int, videos: int) -> CorpusConfig:
+        try:
+            return CorpusConfig(
+                num_videos=videos,
+                seconds=length_s,
+                seed=self.options.seed,
+                scenes=(2, 3),
+                needle_seconds=(self.options.needle_s, self.options.needle_s),
+                kinds=(self.options.kind,),
+            )
+        except UserError as error:
+            raise UserError(f"lengths_s={length_s}: {error}") from None
+
+    def _row(self, config: CorpusConfig, plan: VideoPlan, depth: float, repeat: int) -> Row:
+        start_s = (config.seconds - self.options.needle_s) * depth / 100
+        needle = dataclasses.replace(plan.needle, start_s=start_s, end_s=start_s + self.options.needle_s)
+        question = plan.questions[0]
+        name = f"len_{config.seconds:g}_depth_{depth:g}_{repeat}"
+        return Row(
+            id=name,
+            question=question.text,
+            clip=Clip(f"{config.digest()[:12]}_{name}.mp4"),
+            options=question.options,
+            answer=question.letter,
+            categories={"length_s": f"{config.seconds:g}", "depth_percent": f"{depth:g}"},
+            cluster=name,
+            details={"plan": dataclasses.replace(plan, needle=needle), "config": config, "depth_percent": depth},
+            where=f"grid:{config.seconds:g}s:{depth:g}%:{repeat}",
+        )
+
+    def shown(self, row: Row, made: Path) -> Shown:
+        assert row.clip is not None
+        path = made / "needle_grid" / row.clip.path
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
+            try:
+                encode_video(partial, draw_frames(row.details["plan"], row.details["config"]), row.details["config"])
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return Shown(path, self.sampling)
+
+    def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
+        """The heat map of accuracies."""
+        cells = [
+            (row.details["config"].seconds, row.details["depth_percent"], judged.score)
+            for row, judged in scored
+            if judged.score is not None
+        ]
+        if not cells:
+            return []
+        title = f"Synthetic needle: {self.options.kind}, {self.options.repeats} videos per cell"
+        path = folder / f"needle_grid_{self.options.kind}.png"
+        return [heat_map.draw(heat_map.pivot(cells), path, title=title, label="Accuracy", limits=(0.0, 1.0))]
