@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         store = FeatureStore.open(options.store)
         check_towers(store, folder)
-        watched = answering.recall(model, store, options.video, input_ids)
+        watched = answering.recall(model, processor, store, options.video, input_ids)
     note_damage(options.video, watched.damage)
     answer = answering.answer(model, processor, watched, input_ids, options.max_new_tokens)
     print(answer.text)

@@ -1,39 +1,29 @@
 """One question about one video, from a file or from a feature store: what `longvu ask` does.
 
-A file is decoded and encoded window by window, and of a window only what the model can still use is held, so memory
-grows with what is new in a video and not with its length. The result is the same as giving the model all frames at
-once. Many questions at a time are the business of evaluation and serving.
-
-Shapes: F sampled frames, K kept ones, P tokens, D channels, T text tokens.
+The video is watched as :mod:`pipelines.video_models.longvu` does it, with every budget exact to the token, and answered
+by the library's own ``generate``. The result is the same as giving the model all frames at once. Many questions at a
+time are the business of :mod:`pipelines.engine`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
-from longvu_model import assembly, official
-from longvu_model.frame_selection import WINDOW_FRAMES
-from longvu_model.image_processing import tower_pixels
+from longvu_model import assembly
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.prompts import STOP_STRINGS
 from longvu_model.sight import Media
 from longvu_model.stopping import KeywordStop
-from longvu_model.video import FrameSampling, iter_frame_blocks
-from longvu_model.watching import FrameWatcher, KeptFrames, too_many_frames, windows
-from pipelines import storage
-from pipelines.store import FeatureStore, StoreError
+from longvu_model.video import FrameSampling
+from pipelines.store import FeatureStore
+from pipelines.video_models.longvu import Clock, LongVU, LongVUMedia, load_parts, shown_media
 
 
 @dataclass(frozen=True)
@@ -88,14 +78,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[LongVUForConditional
         CheckpointError: tensors are missing, surplus or misshapen.
         OSError: the folder lacks files.
     """
-    if official.is_published(folder):
-        model = official.load(folder)
-        processor = LongVUProcessor.from_config(model.config, AutoTokenizer.from_pretrained(folder))
-    else:
-        model = LongVUForConditionalGeneration.from_pretrained(folder, dtype="auto")
-        processor = LongVUProcessor.from_pretrained(folder)
-    model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps nn.Module.to without its signature
-    return model.eval(), processor
+    return load_parts(folder, device)
 
 
 def question_ids(processor: LongVUProcessor, question: str) -> Tensor:
@@ -104,7 +87,6 @@ def question_ids(processor: LongVUProcessor, question: str) -> Tensor:
     return processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
 
 
-@torch.inference_mode()
 def watch(
     model: LongVUForConditionalGeneration,
     processor: LongVUProcessor,
@@ -122,34 +104,18 @@ def watch(
     Raises:
         VideoError: the file cannot be decoded; the subclass names why.
     """
-    watcher = FrameWatcher(
-        model.model.towers,
-        tower_pixels(processor.video_processor),
-        model.config.dino_threshold,
-        functools.partial(_too_many, model, input_ids),
-        model.dtype,
-    )
-    clock = _Clock()
-    with clock("decode"):
-        stream = iter_frame_blocks(video, sampling, block_frames=WINDOW_FRAMES)
-        frames = windows(block.frames for block in stream)
-        window = next(frames, None)
-    while window is not None:
-        with clock("encode"):
-            watcher.add(window)
-        progress(watcher.num_sampled, len(stream.indices))
-        with clock("decode"):
-            window = next(frames, None)
-    with clock("encode"):
-        kept = watcher.finish()
-    return Watched(kept.media(), kept.num_sampled, clock.seconds, stream.summary.damage)
+    longvu, text = LongVU(model, processor), _text_length(model, input_ids)
+    return _shown(longvu, longvu.watch(video, sampling, progress, least_text=text), text)
 
 
-def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: str | Path, input_ids: Tensor) -> Watched:
-    """Take a video's features from a store: nothing is decoded, nothing is encoded.
-
-    Where all frames would fit beside the question but the store left out some near-duplicates, the model sees those
-    that are stored.
+def recall(
+    model: LongVUForConditionalGeneration,
+    processor: LongVUProcessor,
+    store: FeatureStore,
+    video: str | Path,
+    input_ids: Tensor,
+) -> Watched:
+    """Take a video's features from a store, see :meth:`LongVU.recall`.
 
     Args:
         store: made with the model's towers; the caller has compared their digests.
@@ -159,22 +125,8 @@ def recall(model: LongVUForConditionalGeneration, store: FeatureStore, video: st
     Raises:
         StoreError: the store lacks the video, its SigLIP features, or frames that the model's threshold asks for.
     """
-    clock = _Clock()
-    with clock("read"):
-        if "siglip" not in {spec.name for spec in store.manifest.features}:
-            raise StoreError(
-                f"{storage.shown(store.uri)} has DINOv2 features only and an answer needs SigLIP's too: "
-                f"extract with features.siglip=true, or ask without --store"
-            )
-        video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
-        found = store.load(video_id, model.config.dino_threshold)
-        num_sampled, size = len(found.kept), (found.video["height"], found.video["width"])
-        if not _too_many(model, input_ids, num_sampled, size):
-            all_stored = found.video["num_stored"] == num_sampled
-            found = store.load(video_id, math.inf if all_stored else None, cap=None)
-        assert found.siglip is not None, "its column is in the manifest"
-    kept = KeptFrames(found.dinov2, found.siglip, np.flatnonzero(found.kept).tolist(), num_sampled, size)
-    return Watched(kept.media(), num_sampled, clock.seconds, found.video["message"])
+    longvu, text = LongVU(model, processor), _text_length(model, input_ids)
+    return _shown(longvu, longvu.recall(store, video, least_text=text), text)
 
 
 @torch.inference_mode()
@@ -193,7 +145,7 @@ def answer(
     """
     tokenizer, separator = processor.tokenizer, STOP_STRINGS[str(model.config.prompt_style)]
     stop = KeywordStop([separator], tokenizer, model.config.rules, prompt_length=input_ids.shape[1])
-    clock = _Clock()
+    clock = Clock()
     with clock("answer"):
         sight = model.model.see(input_ids, watched.media, torch.ones_like(input_ids), generating=True)
         ids = model.generate(
@@ -214,22 +166,11 @@ def answer(
     )
 
 
-class _Clock:
-    """Adds up the seconds of named steps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        started_s = time.perf_counter()
-        yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started_s
+def _text_length(model: LongVUForConditionalGeneration, input_ids: Tensor) -> int:
+    """Text length that frame budgets go by."""
+    return int(assembly.read_text(model.config, input_ids, None).budget_length_B[0])
 
 
-def _too_many(
-    model: LongVUForConditionalGeneration, input_ids: Tensor, num_frames: int, size: tuple[int, int]
-) -> bool:
-    """Whether so many frames of (height, width) do not fit beside the question: near-duplicates are then left out."""
-    layout = assembly.read_text(model.config, input_ids, None)
-    return too_many_frames(model.config, num_frames, size, int(layout.budget_length_B[0]))
+def _shown(longvu: LongVU, medium: LongVUMedia, text_length: int) -> Watched:
+    media = shown_media([medium], [longvu.shown(medium, text_length)])
+    return Watched(media, medium.num_sampled, medium.seconds, medium.damage)

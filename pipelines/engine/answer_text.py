@@ -41,7 +41,7 @@ class AnswerText:
         if self.stopped:
             return ""
         whole = self._tokenizer.decode(self._ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        self._held = whole[self._given :]
+        self._held = str(whole)[self._given :]
         return self._give(len(self._held))
 
     def _give(self, count: int) -> str:

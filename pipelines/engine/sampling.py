@@ -59,7 +59,7 @@ def _sampled(logits_RV: Tensor, samplers: Sequence[TokenSampler]) -> tuple[Tenso
     temperature_R, top_p_R, draw_R = torch.tensor(settings, dtype=torch.float64).to(logits_RV.device).unbind(1)
     hot_R = temperature_R > 0
     scale_R1 = torch.where(hot_R, temperature_R, 1.0)[:, None]
-    probs_RV, order_RV = (logits_RV / scale_R1).softmax(1).sort(1, descending=True, stable=True)
+    probs_RV, order_RV = (logits_RV / scale_R1).softmax(1).sort(stable=True, dim=1, descending=True)
     before_RV = probs_RV.cumsum(1) - probs_RV
     kept_RV = torch.where(before_RV < top_p_R[:, None], probs_RV, 0.0)
     sums_RV = kept_RV.cumsum(1)

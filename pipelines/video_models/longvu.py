@@ -200,18 +200,21 @@ class LongVU(VideoModel):
                     f"extract with features.siglip=true, or ask without --store"
                 )
             video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
-            found = store.load(video_id, self.config.dino_threshold)
-            num_sampled, size = len(found.kept), (found.video["height"], found.video["width"])
-            if not too_many_frames(self.config, num_sampled, size, least_text):
-                all_stored = found.video["num_stored"] == num_sampled
-                found = store.load(video_id, math.inf if all_stored else None, cap=None)
+            threshold, row = self.config.dino_threshold, store.row(video_id)
+            num_sampled, size = len(row["similarity"]), (row["height"], row["width"])
+            kept_F = keep_frames(torch.tensor(row["similarity"]), threshold).numpy()
+            lacking = bool((kept_F & ~np.asarray(row["stored"], bool)).any())
+            if lacking or too_many_frames(self.config, num_sampled, size, least_text):
+                found = store.load(video_id, threshold)  # says so where frames are lacking
+            else:
+                found = store.load(video_id, math.inf if row["num_stored"] == num_sampled else None, cap=None)
         assert found.siglip is not None, "its column is in the manifest"
         return LongVUMedia(
             kind="video",
             num_sampled=num_sampled,
             kept_times_s=found.pts_s.tolist(),
             seconds=clock.seconds,
-            damage=found.video["message"],
+            damage=row["message"],
             siglip_KPD=found.siglip,
             dino_KPD=found.dinov2,
             places_K=torch.from_numpy(np.flatnonzero(found.kept)),
@@ -256,9 +259,7 @@ class LongVU(VideoModel):
         row_V, slot_V = assembly.rows_of_media(layout, len(media), config.rules)
         num_text_B, budget_length_B = (self._reserved(length) for length in (layout.num_text_B, layout.budget_length_B))
         shown = [self.shown(medium, int(budget_length_B), len(media)) for medium in media]
-        counts_V = torch.tensor([len(frames) for frames in shown])
-        sizes_V2 = torch.tensor([medium.size for medium in media])
-        is_video_V = torch.tensor([medium.kind == "video" for medium in media])
+        counts_V, sizes_V2, is_video_V = _shapes(media, shown)
         shape = media_shape(config, row_V, is_video_V, counts_V, sizes_V2)
         regime = choose_regime(config, shape, counts_V, budget_length_B, num_text_B)
         guided = bool((regime.num_upgraded_V > 0).any())
@@ -266,14 +267,13 @@ class LongVU(VideoModel):
 
         seen = self._tokens.get(key)
         if seen is None:
-            given = _join(media, shown, is_video_V, sizes_V2)
-            seen = self.model.model.encode(given, row_V, num_text_B, budget_length_B)
+            seen = self.model.model.encode(shown_media(media, shown), row_V, num_text_B, budget_length_B)
             if not guided:
                 seen = self._compress(seen, layout, row_V)
             self._tokens.put(key, seen)
         visual = seen if isinstance(seen, VisualTokens) else self._compress(seen, layout, row_V)
         merged = assembly.merge(
-            config,
+            config.max_sequence_length,
             layout,
             self.model.model.embed,
             visual.embeds_LC,
@@ -378,24 +378,34 @@ def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "content": parts}
 
 
-def _join(media: Sequence[LongVUMedia], shown: Sequence[Tensor], is_video_V: Tensor, sizes_V2: Tensor) -> Media:
-    """The shown frames of all media, back to back."""
+def shown_media(media: Sequence[LongVUMedia], shown: Sequence[Tensor]) -> Media:
+    """Some held frames of each, back to back, as the model takes them; see :meth:`LongVU.shown`."""
 
-    def rows(tensors: Sequence[Tensor]) -> Tensor:
-        chosen = (
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        chosen = [
             tensor if len(frames) == len(tensor) else tensor[frames.to(tensor.device)]
             for tensor, frames in zip(tensors, shown, strict=True)
-        )
-        return torch.cat([tensor.to(tensors[0].device) for tensor in chosen])
+        ]
+        return chosen[0] if len(chosen) == 1 else torch.cat([tensor.to(chosen[0].device) for tensor in chosen])
 
+    counts_V, sizes_V2, is_video_V = _shapes(media, shown)
     return Media(
-        frame_counts=torch.tensor([len(frames) for frames in shown]),
+        frame_counts=counts_V,
         image_sizes=sizes_V2,
         is_video=is_video_V,
-        siglip_features=rows([medium.siglip_KPD for medium in media]),
-        dino_features=rows([medium.dino_KPD for medium in media]),
-        frame_times=rows([medium.places_K.cpu() for medium in media]),
+        siglip_features=joined([medium.siglip_KPD for medium in media]),
+        dino_features=joined([medium.dino_KPD for medium in media]),
+        frame_times=joined([medium.places_K.cpu() for medium in media]),
         preselected=True,
+    )
+
+
+def _shapes(media: Sequence[LongVUMedia], shown: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames shown (V,), (height, width) in pixels (V, 2) and whether it is a video (V,) of each medium."""
+    return (
+        torch.tensor([len(frames) for frames in shown]),
+        torch.tensor([medium.size for medium in media]),
+        torch.tensor([medium.kind == "video" for medium in media]),
     )
 
 

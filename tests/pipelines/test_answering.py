@@ -86,5 +86,6 @@ def test_frames_that_cannot_be_used_are_not_prepared(
     assert sum(for_dino) == watched.num_sampled
     assert for_siglip[-1] == 1
     assert len(watched.media.dino_features) == windows
-    fitting = next(n for n in range(1, 10_000) if answering._too_many(model, ids, n, (96, 160)))
+    text = ids.shape[1] - 1  # the slot is no text
+    fitting = next(n for n in range(1, 10_000) if watching.too_many_frames(model.config, n, (96, 160), text))
     assert sum(for_siglip) <= fitting + windows < watched.num_sampled
