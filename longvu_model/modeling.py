@@ -11,34 +11,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longvu_model import assembly, frame_selection, ragged
 from longvu_model.aggregator import Aggregator, AggregatorLayer, KeyValue
+from longvu_model.assembly import MergedInputs
 from longvu_model.compression import FrameTokens, VisualTokens, compress, plan_cells
 from longvu_model.config import LongVUConfig
 from longvu_model.regimes import Regime, choose_regime, media_shape, needs_reduction
 from longvu_model.sight import EncodedMedia, Media, Sight
 from longvu_model.towers import DinoTower, SiglipTower, Towers
+from longvu_model.vision_language import AnsweringModel, EmbeddingsModel, VisionLanguagePreTrained
 
 
-class LongVUPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what the library needs to know of the architecture."""
+class LongVUPreTrainedModel(VisionLanguagePreTrained):
+    """Configuration and weight initialisation."""
 
     config_class = LongVUConfig
     config: LongVUConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ["image", "video", "text"]  # noqa: RUF012
-    supports_gradient_checkpointing = True
     _no_split_modules = ["VisionBlock", "AggregatorLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -65,7 +58,7 @@ class LongVUPreTrainedModel(PreTrainedModel):
                 init.normal_(module.class_token, std=std)
 
 
-class LongVUModel(LongVUPreTrainedModel):
+class LongVUModel(EmbeddingsModel, LongVUPreTrainedModel):
     """Everything but the language model head."""
 
     def __init__(self, config: LongVUConfig):
@@ -76,17 +69,6 @@ class LongVUModel(LongVUPreTrainedModel):
         self.frame_tokens = FrameTokens(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Text embeddings (n, C) of ids (n,) from any device."""
-        table = self.get_input_embeddings()
-        return table(ids.to(next(table.parameters()).device))
 
     def encode(self, media: Media, row_V: Tensor, num_text_B: Tensor, budget_length_B: Tensor) -> EncodedMedia:
         """Towers, temporal reduction, regime and aggregator.
@@ -227,30 +209,17 @@ class LongVUModel(LongVUPreTrainedModel):
                 features = features[kept_F.to(features.device)]
         return self._tower_features(self.towers.siglip, pixels, features, "siglip")
 
-    def forward(self, inputs_embeds: Tensor | None = None, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """The language model on embeddings (or plain text ids); see :meth:`see` for media."""
-        return self.language_model(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
-
-class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
+class LongVUForConditionalGeneration(AnsweringModel, LongVUPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """LongVU with its language model head; answers questions about images and videos."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    official = "longvu_model.official"
 
     def __init__(self, config: LongVUConfig):
         super().__init__(config)
         self.model = LongVUModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     def forward(
         self,
@@ -303,7 +272,9 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
             merged = self.model.see(input_ids, media, attention_mask, position_ids, labels).merged
             input_ids, inputs_embeds = None, merged.inputs_embeds
             attention_mask, position_ids, labels = merged.attention_mask, merged.position_ids, merged.labels
-        outputs = self.model(
+        return self.predict(
+            labels=labels,
+            logits_to_keep=logits_to_keep,
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -311,15 +282,6 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
-        )
-        hidden = outputs.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, kept]).float()
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
     @torch.no_grad()
@@ -337,32 +299,7 @@ class LongVUForConditionalGeneration(LongVUPreTrainedModel, GenerationMixin):
         budget_B = text_B + 1 if self.config.rules.text_length_by_pad_id else text_B
         return self.model.encode(media, torch.zeros(len(media.frame_counts), dtype=torch.long), text_B, budget_B)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads one of our checkpoints, or a published one (then see :func:`longvu_model.official.load`)."""
-        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
-            from longvu_model import official  # it needs this module
-
-            if official.is_published(pretrained_model_name_or_path):
-                return official.load(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @torch.no_grad()
-    def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Continues each row; the ids returned are the new ones only, as when generating from embeddings.
-
-        Takes the inputs of :meth:`forward`, ``encoded`` from :meth:`encode_video` instead of them, and everything
-        ``GenerationMixin.generate`` takes.
-        """
-        if input_ids is None:
-            return super().generate(**kwargs)  # type: ignore[misc]
-        fields = {name: kwargs.pop(name) for name in Media.__dataclass_fields__ if name in kwargs}
-        media = Media(**fields) if fields else kwargs.pop("encoded", None)
-        if media is not None:
-            merged = self.model.see(input_ids, media, kwargs.pop("attention_mask", None), generating=True).merged
-            inputs_embeds, mask = merged.inputs_embeds, merged.attention_mask
-        else:
-            inputs_embeds, mask = self.get_input_embeddings()(input_ids), kwargs.pop("attention_mask", None)
-        if mask is not None:
-            kwargs["attention_mask"] = mask.long()
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+    def seen(self, input_ids: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> MergedInputs | None:
+        fields = {name: inputs.pop(name) for name in Media.__dataclass_fields__ if name in inputs}
+        media = Media(**fields) if fields else inputs.pop("encoded", None)
+        return None if media is None else self.model.see(input_ids, media, attention_mask, generating=True).merged

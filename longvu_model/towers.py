@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,18 @@ FRAMES_PER_CALL = 64
 _ACTIVATIONS = {
     "gelu": functional.gelu,
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
+
+
+class Attention(Protocol):
+    """Projections of self-attention, width D to D each."""
+
+    num_heads: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
 
 
 class VisionBlock(nn.Module):
@@ -55,18 +68,20 @@ class VisionBlock(nn.Module):
         self.scale2 = nn.Parameter(torch.ones(width)) if layer_scale else None
 
     def forward(self, x_FND: Tensor) -> Tensor:
-        attended_FND = self._attention(self.norm1(x_FND))
+        attended_FND = attend(self, self.norm1(x_FND))
         x_FND = x_FND + (attended_FND if self.scale1 is None else attended_FND * self.scale1)
         mixed_FND = self.mlp(self.norm2(x_FND))
         return x_FND + (mixed_FND if self.scale2 is None else mixed_FND * self.scale2)
 
-    def _attention(self, x_FND: Tensor) -> Tensor:
-        heads = (*x_FND.shape[:2], self.num_heads, -1)
-        query, key, value = (
-            projection(x_FND).view(heads).transpose(1, 2) for projection in (self.query, self.key, self.value)
-        )
-        out = functional.scaled_dot_product_attention(query, key, value)
-        return self.out(out.transpose(1, 2).flatten(2))
+
+def attend(block: Attention, x_FND: Tensor) -> Tensor:
+    """Self-attention with the projections ``query``, ``key``, ``value`` and ``out`` of a module: (F, N, D)."""
+    heads = (*x_FND.shape[:2], block.num_heads, -1)
+    query, key, value = (
+        projection(x_FND).view(heads).transpose(1, 2) for projection in (block.query, block.key, block.value)
+    )
+    out = functional.scaled_dot_product_attention(query, key, value)
+    return block.out(out.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -103,10 +118,10 @@ class Tower(nn.Module, ABC):
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
 
-    def __init__(self, width: int, patch_size: int, blocks: list[VisionBlock]):
+    def __init__(self, width: int, patch_size: int, blocks: Sequence[nn.Module], patch_bias: bool = True):
         super().__init__()
         self.width = width
-        self.patch = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
+        self.patch = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=patch_bias)
         self.blocks = nn.ModuleList(blocks)
 
     @abstractmethod
