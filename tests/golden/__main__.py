@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from tests.golden import longvu
+from tests.golden import llamavid, longvu, niavh
 from tests.golden.result import Result
 
 
@@ -31,7 +31,7 @@ class Checker(Protocol):
         """One result per case."""
 
 
-CHECKERS: tuple[Checker, ...] = (longvu,)
+CHECKERS: tuple[Checker, ...] = (longvu, niavh, llamavid)
 
 
 def main(arguments: list[str] | None = None) -> int:

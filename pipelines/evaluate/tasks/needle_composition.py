@@ -55,19 +55,16 @@ class Composition:
     """What is done for one cell."""
 
     length_s: int
-    """Seconds of footage."""
-    cut: bool
-    """Whether the footage is longer and has to be cut."""
+    """Seconds of footage, from its start."""
     start_s: int
     """The needle's first second."""
     position: Position
     """Where it lies, in its own size."""
 
 
-def composition(cell: Cell, modality: Modality, longest_s: int) -> Composition:
-    """The published rules for a cell of a grid whose longest video has ``longest_s`` seconds."""
-    position: Position = "bottom" if modality == "text" else "center"
-    return Composition(cell.length_s, longest_s > cell.length_s, cell.insertion_s, position)
+def composition(cell: Cell, modality: Modality) -> Composition:
+    """The published rules for a cell."""
+    return Composition(cell.length_s, cell.insertion_s, "bottom" if modality == "text" else "center")
 
 
 def font_size(frame_width: int, width_at_largest: float) -> int:
@@ -101,7 +98,7 @@ def compose(cell: Cell, needle: Needle, haystack: Path, longest_s: int, made: Pa
     path = made / f"niavh-{digest}" / cell_file_name(cell, needle.modality, longest_s)
     if not path.exists():
         footage = _footage(clips, longest_s, made)
-        write_h264(path, _composed(footage, composition(cell, needle.modality, longest_s), needle), crf=_CELL_CRF)
+        write_h264(path, _composed(footage, composition(cell, needle.modality), needle), crf=_CELL_CRF)
     return path
 
 
