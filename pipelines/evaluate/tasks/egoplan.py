@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,10 +209,11 @@ def progress_frames(record: Record, present: int) -> list[int]:
                 f"entry {position}: start_frame={start!r}, stop_frame={stop!r}: must be two frame numbers in order",
             )
         spans.append((start, stop))
-    done = [span for span in spans if span[1] <= present][-_ACTIONS:]
-    following = [start for start, _ in done[1:]] + [present]
-    numbers: list[int] = []
-    for (start, stop), limit in zip(done, following, strict=True):
-        last = max(start, min(stop, limit))
-        numbers += np.linspace(start, last, _FRAMES_PER_ACTION).astype(int).tolist()
-    return sorted(numbers)
+    following = [start for start, _ in spans[1:]]
+    cut = [
+        (start, max(start, min(stop, limit)))
+        for (start, stop), limit in zip(spans, [*following, present], strict=False)
+    ]
+    done = [shortened for shortened, (_, stop) in zip(cut, spans, strict=True) if stop <= present]
+    numbers = [np.linspace(start, stop, _FRAMES_PER_ACTION).astype(int).tolist() for start, stop in done[-_ACTIONS:]]
+    return sorted(itertools.chain.from_iterable(numbers))

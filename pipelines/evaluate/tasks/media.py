@@ -11,6 +11,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -84,7 +85,7 @@ def show(
         VideoError: a file is missing or cannot be read.
         ValueError: no frame lies between the bounds.
     """
-    picture = _made(still, np.asarray(still.frame_numbers), 1.0, made) if still is not None else None
+    picture = _made_picture(still, made) if still is not None else None
     if clip is None:
         return Shown(None, sampling, picture)
     if not Path(clip.path).exists():
@@ -156,14 +157,36 @@ def _rate(clip: Clip, numbers: Indices) -> float:
 
 
 def _made(clip: Clip, numbers: Indices, rate: float, made: Path) -> Path:
-    """The frames ``numbers`` of a clip as a file, written unless it is there."""
-    state = os.stat(clip.path)
-    origin = repr((clip.path, state.st_mtime_ns, state.st_size, clip.frame_name, numbers.tolist(), rate))
-    path = made / f"frames-{hashlib.blake2b(origin.encode(), digest_size=12).hexdigest()}.mkv"
+    """The frames ``numbers`` of a clip as a video, written unless it is there."""
+    path = made / f"frames-{_origin(clip, numbers, rate)}.mkv"
     if not path.exists():
-        pictures = _files(clip, numbers) if clip.frames_dir else _decoded(clip.path, numbers)
-        write_lossless(path, pictures, rate)
+        write_lossless(path, _pictures(clip, numbers), rate)
     return path
+
+
+def _made_picture(still: Clip, made: Path) -> Path:
+    """The one frame of ``still`` as a picture, written unless it is there."""
+    if not Path(still.path).exists():
+        raise Missing(f"{still.path}: no such {'folder' if still.frames_dir else 'file'}")
+    number = np.asarray(still.frame_numbers)
+    path = made / f"still-{_origin(still, number, 1.0)}.png"
+    if not path.exists():
+        (picture,) = _pictures(still, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            Image.fromarray(picture).save(partial)
+    return path
+
+
+def _origin(clip: Clip, numbers: Indices, rate: float) -> str:
+    """A digest of what a made file is made of."""
+    state = os.stat(clip.path)
+    origin = (clip.path, state.st_mtime_ns, state.st_size, clip.frame_name, numbers.tolist(), rate)
+    return hashlib.blake2b(repr(origin).encode(), digest_size=12).hexdigest()
+
+
+def _pictures(clip: Clip, numbers: Indices) -> Iterator[Rgb]:
+    return _files(clip, numbers) if clip.frames_dir else _decoded(clip.path, numbers)
 
 
 def _files(clip: Clip, numbers: Indices) -> Iterator[Rgb]:
@@ -200,17 +223,23 @@ def write_lossless(path: Path, pictures: Iterable[Rgb], rate: float) -> None:
     first are resized to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mkv")
+    with whole_file(path) as partial, av.open(str(partial), "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(rate).limit_denominator(1001))
+        stream.pix_fmt = "bgr0"
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                stream.height, stream.width = picture.shape[:2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame.reformat(stream.width, stream.height, "bgr0")))
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes ``path`` once everything is written."""
+    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}{path.suffix}")
     try:
-        with av.open(str(partial), "w", format="matroska") as container:
-            stream = container.add_stream("ffv1", rate=Fraction(rate).limit_denominator(1001))
-            stream.pix_fmt = "bgr0"
-            for number, picture in enumerate(pictures):
-                if number == 0:
-                    stream.height, stream.width = picture.shape[:2]
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                container.mux(stream.encode(frame.reformat(stream.width, stream.height, "bgr0")))
-            container.mux(stream.encode(None))
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from longvu_model.video.container import MAX_PIXELS
 from longvu_model.video.errors import Missing
 from longvu_model.video.frames import Rgb
 from longvu_model.video.sparse import SparseFrames
-from pipelines.evaluate.tasks.media import EVERY_FRAME
+from pipelines.evaluate.tasks.media import EVERY_FRAME, whole_file
 from pipelines.evaluate.tasks.needle_grid import Cell
 
 Modality = Literal["video", "image", "text"]
@@ -201,22 +199,17 @@ def write_h264(path: Path, pictures: Iterable[Image.Image], *, crf: int, rate: i
     bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
     # One thread and no macroblock trees: otherwise x264's bytes depend on the machine and the moment.
     options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=rate, options=options)
-            stream.pix_fmt = "yuv420p"
-            for number, picture in enumerate(pictures):
-                if number == 0:
-                    stream.width, stream.height = picture.width // 2 * 2, picture.height // 2 * 2
-                even = np.ascontiguousarray(np.asarray(picture)[: stream.height, : stream.width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-            container.mux(stream.encode(None))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                stream.width, stream.height = picture.width // 2 * 2, picture.height // 2 * 2
+            even = np.ascontiguousarray(np.asarray(picture)[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def _identity(path: Path) -> str:

@@ -7,8 +7,6 @@ which gives a model that knows only the synthetic world a heat map of its own.
 from __future__ import annotations
 
 import dataclasses
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -21,7 +19,7 @@ from pipelines.errors import UserError
 from pipelines.evaluate.tasks import heat_map
 from pipelines.evaluate.tasks.base import LETTERS, Judged, Preset, Row
 from pipelines.evaluate.tasks.choice import MVBENCH_STYLE, ChoiceStyle, ChoiceTask
-from pipelines.evaluate.tasks.media import Clip, Shown
+from pipelines.evaluate.tasks.media import Clip, Shown, whole_file
 from pipelines.evaluate.tasks.needle_grid import Spacing, depths
 from pipelines.evaluate.tasks.records import Record, json_line_records
 
@@ -89,7 +87,7 @@ class GridOptions(Config):
     repeats: int = setting(4, about="videos per cell, each with another needle", ge=1)
     kind: Literal["colour", "shape"] = setting("colour", about="what is asked: colour or shape")
     needle_s: float = setting(2.0, about="seconds for which the needle is seen", ge=1, le=4)
-    seed: int = setting(0, about="another seed gives other videos; the corpus a model learned from has its own", ge=0)
+    seed: int = setting(1000, about="of the videos; take another than that of the corpus a model learned from", ge=0)
 
 
 class SyntheticNeedleGrid(ChoiceTask):
@@ -146,12 +144,8 @@ class SyntheticNeedleGrid(ChoiceTask):
         path = made / "needle_grid" / row.clip.path
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
-            try:
+            with whole_file(path) as partial:
                 encode_video(partial, draw_frames(row.details["plan"], row.details["config"]), row.details["config"])
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
         return Shown(path, self.sampling)
 
     def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
