@@ -84,9 +84,9 @@ class LongVUConfig(PreTrainedConfig):
     image_token_id: int = IMAGE_TOKEN_INDEX
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.text_config = _sub_config(self.text_config, AutoConfig, model_type="qwen2")
-        self.siglip_config = _sub_config(self.siglip_config, SiglipVisionConfig)
-        self.dino_config = _sub_config(self.dino_config, Dinov2Config)
+        self.text_config = sub_config(self.text_config, AutoConfig, model_type="qwen2")
+        self.siglip_config = sub_config(self.siglip_config, SiglipVisionConfig)
+        self.dino_config = sub_config(self.dino_config, Dinov2Config)
         if self.semantics not in SEMANTICS:
             raise ValueError(f"semantics={self.semantics!r}: use one of {sorted(SEMANTICS)}")
         if not self.query_grids:
@@ -125,7 +125,8 @@ class LongVUConfig(PreTrainedConfig):
         return LLAMA_PAD_ID if self.text_config.model_type == "llama" else QWEN_PAD_ID
 
 
-def _sub_config(value: dict[str, Any] | PreTrainedConfig | None, cls: Any, **defaults: Any) -> PreTrainedConfig:
+def sub_config(value: dict[str, Any] | PreTrainedConfig | None, cls: Any, **defaults: Any) -> PreTrainedConfig:
+    """A configuration of a part, given as one, as a dictionary or not at all (``defaults``)."""
     if isinstance(value, PreTrainedConfig):
         return value
     fields = {**defaults, **(value or {})}

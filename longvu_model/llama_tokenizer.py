@@ -54,7 +54,9 @@ def tokenize_by_parts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int
     for i, part in enumerate(text.split(tokenizer.eos_token)):
         if i:
             ids.append(tokenizer.eos_token_id)
-        piece_ids = tokenizer(part, add_special_tokens=False).input_ids if part else []
+        # The library's tokenizer puts no second space in front of one that is there; sentencepiece does.
+        spaced = f" {part}" if part.startswith(" ") else part
+        piece_ids = tokenizer(spaced, add_special_tokens=False).input_ids if part else []
         if i and piece_ids and not getattr(tokenizer, "legacy", True) and not part.startswith(" "):
             piece_ids = _without_space(piece_ids, tokenizer)
         ids += piece_ids

@@ -3,8 +3,6 @@
 A published checkpoint is a folder with ``config.json`` (``model_type`` cambrian_qwen or cambrian_llama) and the
 language model and connector in sharded ``.safetensors`` or ``.bin`` files. The towers are separate checkpoints of the
 ``transformers`` library; they are looked for in ``siglip`` and ``dinov2`` below the folder, else fetched from the hub.
-
-Whatever is missing, surplus or misshapen is an error that names the tensors; nothing is skipped quietly.
 """
 
 from __future__ import annotations
@@ -12,19 +10,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config, LlamaConfig, PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
 from longvu_model import checkpoint_names as names
+from longvu_model.checkpoint_files import CheckpointError, compare_state, local_folder, read_state, write
 from longvu_model.config import LongVUConfig
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.semantics import PUBLISHED
@@ -33,13 +29,8 @@ SIGLIP_HUB_ID = "google/siglip-so400m-patch14-384"
 DINO_HUB_ID = "facebook/dinov2-giant"
 
 _TEXT_CONFIGS = {"cambrian_qwen": Qwen2Config, "cambrian_llama": LlamaConfig}
-_LISTED_NAMES = 8
 _SEMANTICS_FIELD = "longvu_semantics"  # ours; absent from released files
 _AGGREGATOR_HEADS = 16  # fixed in the release
-
-
-class CheckpointError(ValueError):
-    """A checkpoint does not fit the model; the message names the tensors or the field."""
 
 
 def is_published(source: str | Path) -> bool:
@@ -69,7 +60,7 @@ def load(
         FileNotFoundError: a folder or its files do not exist.
     """
     config = read_config(source, siglip=siglip, dino=dino, overrides=overrides)
-    folder = _folder(source)
+    folder = local_folder(source)
     siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
     dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
     state = {
@@ -95,7 +86,7 @@ def read_config(
         CheckpointError: the configuration is not supported.
         FileNotFoundError: a folder or its files do not exist.
     """
-    folder = _folder(source)
+    folder = local_folder(source)
     published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
     siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
     dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
@@ -115,16 +106,16 @@ def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_
     folder = Path(folder)
     config = model.config
     state = model.state_dict()
-    _write(folder, config_to_published(config), _published_state(state, "", names.MODEL_NAMES), max_shard_size)
+    write(folder, config_to_published(config), _published_state(state, "", names.MODEL_NAMES), max_shard_size)
     siglip = {**config.siglip_config.to_dict(), "vision_use_head": False}
-    _write(
+    write(
         folder / "siglip",
         siglip,
         _published_state(state, "model.towers.siglip.", names.SIGLIP_NAMES),
         max_shard_size,
     )
     dino = config.dino_config.to_dict()
-    _write(folder / "dinov2", dino, _published_state(state, "model.towers.dino.", names.DINO_NAMES), max_shard_size)
+    write(folder / "dinov2", dino, _published_state(state, "model.towers.dino.", names.DINO_NAMES), max_shard_size)
 
 
 def config_from_published(published: Mapping[str, Any], siglip: Any, dino: Any) -> LongVUConfig:
@@ -245,32 +236,6 @@ def config_to_published(config: LongVUConfig) -> dict[str, Any]:
     }
 
 
-def read_state(
-    folder: Path, pairs: Sequence[names.NamePair], unused: Iterable[str], prefix: str = "", target: str = ""
-) -> dict[str, Tensor]:
-    """Tensors of a checkpoint folder under our names.
-
-    Args:
-        unused: patterns of names that are known and left out.
-        prefix: removed from names that carry it (towers saved inside a larger model).
-        target: put in front of our names.
-
-    Raises:
-        CheckpointError: the folder holds names that are not known.
-    """
-    state, surplus = {}, []
-    for file_name, tensor in _tensors(folder):
-        name = file_name.removeprefix(prefix)
-        ours = names.rename(name, pairs)
-        if ours is not None:
-            state[target + ours] = tensor
-        elif not any(re.fullmatch(pattern, name) for pattern in unused):
-            surplus.append(file_name)
-    if surplus:
-        raise CheckpointError(f"{folder}: {_listed('unknown tensors', surplus)}")
-    return state
-
-
 def check_state(config: LongVUConfig, state: Mapping[str, Tensor], source: str | Path) -> None:
     """Compares names and shapes with those of the model.
 
@@ -279,26 +244,8 @@ def check_state(config: LongVUConfig, state: Mapping[str, Tensor], source: str |
     """
     with torch.device("meta"):
         expected = LongVUForConditionalGeneration(config).state_dict()
-    missing = [name for name in expected if name not in state]
-    if config.tie_word_embeddings:
-        missing = [name for name in missing if name != "lm_head.weight"]
-    surplus = [name for name in state if name not in expected]
-    misshapen = [
-        f"{_published_name(name)} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    problems = [
-        _listed(kind, listed)
-        for kind, listed in (
-            ("missing tensors", [_published_name(name) for name in missing]),
-            ("surplus tensors", [_published_name(name) for name in surplus]),
-            ("misshapen tensors", misshapen),
-        )
-        if listed
-    ]
-    if problems:
-        raise CheckpointError(f"{source} does not fit its configuration: " + "; ".join(problems))
+    optional = ["lm_head.weight"] if config.tie_word_embeddings else []
+    compare_state(expected, state, source, _published_name, optional)
 
 
 def _published_name(name: str) -> str:
@@ -308,25 +255,10 @@ def _published_name(name: str) -> str:
     return names.rename(name, names.MODEL_NAMES, to_published=True) or name
 
 
-def _listed(kind: str, listed: Sequence[str]) -> str:
-    more = f" and {len(listed) - _LISTED_NAMES} more" if len(listed) > _LISTED_NAMES else ""
-    return f"{len(listed)} {kind}: " + ", ".join(listed[:_LISTED_NAMES]) + more
-
-
-def _folder(source: str | Path) -> Path:
-    """A local folder as it is; otherwise the hub's snapshot of that id."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or str(source).count("/") != 1:
-        raise FileNotFoundError(f"no checkpoint folder at {source}")
-    return Path(snapshot_download(str(source)))
-
-
 def _tower_folder(given: str | Path | None, beside: Path, hub_id: str) -> Path:
     if given is not None:
-        return _folder(given)
-    return beside if beside.is_dir() else _folder(hub_id)
+        return local_folder(given)
+    return beside if beside.is_dir() else local_folder(hub_id)
 
 
 def _tower_config(folder: Path) -> SiglipVisionConfig | Dinov2Config:
@@ -345,21 +277,6 @@ def _dino_image_size(published: Mapping[str, Any], dino: Any) -> int:
     return int(match[1]) if match else dino.image_size
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        for path in files:
-            with safe_open(path, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a mapping
-                    yield name, handle.get_tensor(name)
-        return
-    files = sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin files")
-    for path in files:
-        yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
-
-
 def _published_state(state: Mapping[str, Tensor], prefix: str, pairs: Sequence[names.NamePair]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in state.items():
@@ -368,16 +285,3 @@ def _published_state(state: Mapping[str, Tensor], prefix: str, pairs: Sequence[n
             assert published is not None, f"no published name for {name}"
             renamed[published] = tensor.detach().cpu().contiguous()
     return renamed
-
-
-def _write(folder: Path, config: Mapping[str, Any], state: dict[str, Tensor], max_shard_size: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    split = split_torch_state_dict_into_shards(
-        state, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-    )
-    for file_name, members in split.filename_to_tensors.items():
-        save_file({name: state[name].clone() for name in members}, folder / file_name, metadata={"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

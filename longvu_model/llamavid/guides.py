@@ -1,0 +1,50 @@
+"""Guiding texts as word pieces: what the Q-Former reads (SEMANTICS section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+FOLDER = "guide_tokenizer"
+"""Where a checkpoint folder keeps this tokenizer, beside the language model's."""
+_BOS = "[DEC]"  # added by the release, never produced
+
+
+def load_guide_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder (``guide_tokenizer/``), or of a folder of bert-base-uncased itself.
+
+    Raises:
+        FileNotFoundError: neither ``tokenizer.json`` nor ``vocab.txt`` in it.
+    """
+    inside = Path(folder) / FOLDER
+    place = inside if inside.is_dir() else Path(folder)
+    if not any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        raise FileNotFoundError(
+            f"{inside}: no tokenizer of the Q-Former (vocab.txt or tokenizer.json); put the files of bert-base-uncased "
+            "there"
+        )
+    return _as_guide(BertTokenizer.from_pretrained(place))
+
+
+def guide_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerBase:
+    """A lower-cased WordPiece tokenizer over a vocabulary in the order of its ids."""
+    return _as_guide(BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True))
+
+
+def _as_guide(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    if tokenizer.bos_token is None:
+        tokenizer.add_special_tokens({"bos_token": _BOS})
+    return tokenizer
+
+
+def tokenize_guides(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Tensor, Tensor]:
+    """Word pieces int64 (S, L) and mask bool (S, L), padded to the longest; of long texts the end survives."""
+    if not texts:
+        return torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool)
+    encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    return encoded["input_ids"], encoded["attention_mask"].bool()
