@@ -45,6 +45,13 @@ class VisualCache:
         self._lock = threading.Lock()
         self._counts = {"hits": 0, "misses": 0, "joined": 0}
 
+    def get(self, key: str) -> WatchedMedia | None:
+        """The media under a key if they are there; nothing is made."""
+        with self._lock:
+            found = self._media.get(key)
+            self._counts["hits"] += found is not None
+        return found
+
     def get_or_watch(self, key: str, make: Callable[[], WatchedMedia]) -> WatchedMedia:
         """The media under a key; the first to ask makes them, whoever asks meanwhile waits.
 

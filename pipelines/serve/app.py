@@ -1,0 +1,240 @@
+"""The HTTP routes, in OpenAI's shapes. What they do with a request is in the modules that they call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from pipelines.serve import metrics, replies
+from pipelines.serve.completions import Answer, Heading, server_sent
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.guard import MediaRefused
+from pipelines.serve.intake import UPLOAD_PATH
+from pipelines.serve.protocol import UNSUPPORTED, ChatRequest
+from pipelines.serve.refusals import INVALID, Refusal, defect, unavailable
+from pipelines.serve.service import Service
+from pipelines.serve.videos import VIDEO_ID, Uploads
+
+_CHAT_ERRORS = replies.error_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 424, 429, 500, 503)
+_READ_ERRORS = replies.error_responses(400, 401, 404, 500)
+_UPLOAD_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+                }
+            }
+        },
+    }
+}
+_SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def build_app(
+    config: ServeConfig, service: Service, uploads: Uploads, metrics_page: Callable[[], Awaitable[bytes]]
+) -> FastAPI:
+    """The routes.
+
+    Args:
+        service: answers chats.
+        uploads: of ``/v1/videos``.
+        metrics_page: of all processes.
+    """
+    app = FastAPI(title="longvu", description=__doc__, version="1", redoc_url=None, openapi_tags=[])
+    app.openapi_version = "3.1.0"
+    _add_errors(app)
+    _add_security(app, config.auth.required)
+
+    @app.post("/v1/chat/completions", response_model=replies.ChatCompletion, responses=_CHAT_RESPONSES)
+    async def chat(asked: ChatRequest, request: Request) -> Any:
+        """Answer a conversation about videos and images."""
+        answering = service.answering(asked, request.state.key)
+        if asked.stream:
+            return _StreamedAnswer(answering, with_logprobs=bool(asked.logprobs), with_usage=asked.with_usage)
+        return await _whole_answer(answering, asked)
+
+    @app.post(UPLOAD_PATH, responses=_CHAT_ERRORS, openapi_extra=_UPLOAD_FORM)
+    async def upload(request: Request) -> replies.VideoObject:
+        """Keep a video or picture, to be asked about as ``video:<id>``."""
+        length = request.headers.get("content-length", "")
+        announced_bytes = int(length) if length.isascii() and length.isdigit() else 0
+        return await uploads.receive(request.stream(), request.headers.get("content-type", ""), announced_bytes)
+
+    @app.get(UPLOAD_PATH, responses=_READ_ERRORS)
+    def videos() -> replies.VideoList:
+        """The uploads, newest first."""
+        return replies.VideoList(data=uploads.list())
+
+    @app.get(UPLOAD_PATH + "/{video_id}", responses=_READ_ERRORS)
+    def video(video_id: str = _VIDEO_ID) -> replies.VideoObject:
+        """One upload."""
+        return uploads.find(video_id) or _no_video(video_id)
+
+    @app.delete(UPLOAD_PATH + "/{video_id}", responses=_READ_ERRORS)
+    def delete(video_id: str = _VIDEO_ID) -> replies.Deleted:
+        """Delete an upload. Answers about it that have begun go on."""
+        return replies.Deleted(id=video_id) if uploads.delete(video_id) else _no_video(video_id)
+
+    @app.get("/v1/models", responses=_READ_ERRORS)
+    def models() -> replies.ModelList:
+        """The models that requests may name."""
+        described = [_described(name, service) for name in service.backends if service.backends[name].info]
+        return replies.ModelList(data=described)
+
+    @app.get("/v1/models/{name}", responses=_READ_ERRORS | replies.error_responses(503))
+    def model(name: str) -> replies.ModelObject:
+        """One model."""
+        service.backend(name)
+        return _described(name, service)
+
+    @app.get("/health", responses={503: {"model": replies.Health}})
+    def health() -> Any:
+        """Whether every model has a replica that answers. The one route without a key."""
+        counts = {name: replies.ModelHealth(replicas=one.num_replicas) for name, one in service.backends.items()}
+        ready = all(model.replicas for model in counts.values())
+        state = replies.Health(status="ok" if ready else "starting", models=counts)
+        return JSONResponse(state.model_dump(), 200 if ready else 503)
+
+    @app.get("/metrics", response_class=Response, responses=_METRICS | _READ_ERRORS)
+    async def prometheus() -> Response:
+        """Prometheus metrics of all processes of the endpoint."""
+        return Response(await metrics_page(), media_type=metrics.CONTENT_TYPE)
+
+    return app
+
+
+_VIDEO_ID = Path(pattern=f"^{VIDEO_ID.pattern}$", description="SHA-256 of the video's bytes")
+_CHAT_RESPONSES = _CHAT_ERRORS | {
+    200: {
+        "description": "The answer; with stream=true as server-sent events, each a ChatChunk",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+_METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+
+class _StreamedAnswer(Response):
+    """Streams an answer; as long as it has not begun, a refusal can still take its place."""
+
+    def __init__(
+        self, answering: AbstractAsyncContextManager[tuple[Heading, Any]], *, with_logprobs: bool, with_usage: bool
+    ):
+        super().__init__()
+        self._answering, self._with_logprobs, self._with_usage = answering, with_logprobs, with_usage
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async with self._answering as (heading, events):
+            chunks = server_sent(events, heading, with_logprobs=self._with_logprobs, with_usage=self._with_usage)
+            stream = StreamingResponse(chunks, media_type="text/event-stream", headers=_SSE_HEADERS)
+            await stream(scope, receive, send)
+
+
+async def _whole_answer(
+    answering: AbstractAsyncContextManager[tuple[Heading, Any]], asked: ChatRequest
+) -> replies.ChatCompletion:
+    answer = Answer()
+    async with answering as (heading, events):
+        async for event in events:
+            if isinstance(event, Refusal):
+                raise event
+            answer.add(event)
+    if answer.finished is None:
+        raise unavailable(asked.model)
+    return answer.completion(heading, bool(asked.logprobs))
+
+
+def _described(name: str, service: Service) -> replies.ModelObject:
+    info = service.backend(name).info
+    if info is None:
+        raise unavailable(name)
+    return replies.ModelObject(
+        id=name, created=info.created, max_model_len=info.max_length, digest=info.digest, family=info.family
+    )
+
+
+def _no_video(video_id: str) -> Any:
+    raise Refusal(404, f"there is no upload {video_id!r}", "GET /v1/videos lists them", "not_found", "video_id")
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
+        return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+
+    @app.exception_handler(MediaRefused)
+    async def media_refused(_: Request, refused: MediaRefused) -> JSONResponse:
+        refusal = Refusal(refused.status, refused.reason, refused.fix, "media_refused", refused.param)
+        return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        refusal = _validation_refusal(error)
+        return JSONResponse(refusal.body(), refusal.status)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, _: Exception) -> JSONResponse:
+        refusal = defect(request.state.request_id)
+        return JSONResponse(refusal.body(), refusal.status)
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        fix = "GET /openapi.json lists the routes and their methods"
+        reason = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        refusal = Refusal(error.status_code, reason, fix, "not_found" if error.status_code == 404 else INVALID)
+        return JSONResponse(refusal.body(), refusal.status, {**(error.headers or {}), **refusal.headers()})
+
+
+def _validation_refusal(error: RequestValidationError) -> Refusal:
+    """The first problem of a request, with its place. Values are not repeated: they may be secrets, or long."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"] if part not in ("body", "path", "query")]
+    name = location[-1] if location else ""
+    place = ".".join(part for part in location if part not in _UNION_BRANCHES) or None
+    known = name in UNSUPPORTED
+    if problem["type"] == "json_invalid":
+        fix = "send a JSON object with Content-Type: application/json"
+        return Refusal(400, "the body is not valid JSON", fix, "invalid_json")
+    if known and problem["type"] != "missing":
+        return Refusal(400, f"{place} is not supported as given", UNSUPPORTED[name], "unsupported_parameter", place)
+    if problem["type"] == "extra_forbidden":
+        return Refusal(400, f"{place} is not a field of this endpoint", "leave it out", "unknown_parameter", place)
+    reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    told = f"{place}: {reason}" if place else reason
+    return Refusal(400, told, "see /docs for what is allowed", "invalid_value", place)
+
+
+# What pydantic adds to a location for the member of a union that it tried.
+_UNION_BRANCHES = frozenset(
+    (
+        *("str", "list[TextPart]", "list[tagged-union[TextPart,VideoPart,ImagePart]]"),
+        *("system", "developer", "user", "assistant"),
+    )
+)
+
+
+def _add_security(app: FastAPI, required: bool) -> None:
+    """Say in the OpenAPI document that routes need a key."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        if required and "security" not in document:
+            schemes = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
+            document.setdefault("components", {})["securitySchemes"] = schemes
+            document["security"] = [{"bearer": []}, {"basic": []}]
+            document["paths"]["/health"]["get"]["security"] = []
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,167 @@
+"""What the HTTP side does with a request: admit it, send it to a replica, watch its answer, record it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from pipelines.serve.admission import Gate, KnownCosts
+from pipelines.serve.auth import Key
+from pipelines.serve.completions import Answer, Heading
+from pipelines.serve.metrics import EndpointMetrics
+from pipelines.serve.protocol import ChatRequest
+from pipelines.serve.questions import (
+    Delta,
+    Event,
+    Finished,
+    ModelInfo,
+    Question,
+    Started,
+    cost_keys,
+    text_tokens,
+)
+from pipelines.serve.recorder import Recorder
+from pipelines.serve.refusals import Refusal, unavailable
+
+_UNSEEN_ANSWER_TOKENS = 128
+
+
+class Backend(Protocol):
+    """The replicas of one model, wherever they are."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """None until a replica has told."""
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that answered when they were last asked."""
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens that they take on together."""
+
+    def ask(self, question: Question) -> AsyncIterator[Event]:
+        """The events of one replica; closing the iterator cancels the answer."""
+
+
+class Service:
+    """One HTTP process's view of the endpoint.
+
+    Args:
+        backends: by model name.
+        metrics: where requests are counted.
+        recorder: where some of them leave a trace.
+    """
+
+    def __init__(self, backends: Mapping[str, Backend], metrics: EndpointMetrics, recorder: Recorder):
+        self.backends, self.metrics, self._recorder = backends, metrics, recorder
+        self._gates = {name: Gate(0) for name in backends}
+        self._costs = KnownCosts()
+
+    def backend(self, model: str) -> Backend:
+        """The replicas of a model.
+
+        Raises:
+            Refusal: 404, there is no such model.
+        """
+        if model in self.backends:
+            return self.backends[model]
+        names = ", ".join(self.backends)
+        raise Refusal(404, f"there is no model {model!r}", f"use one of {names}", "model_not_found", "model")
+
+    @contextlib.asynccontextmanager
+    async def answering(
+        self, request: ChatRequest, key: Key
+    ) -> AsyncIterator[tuple[Heading, AsyncIterator[Delta | Finished | Refusal]]]:
+        """An answer that has begun, and its events; leaving the block early cancels it.
+
+        Raises:
+            Refusal: there will be none.
+        """
+        backend = self.backend(request.model)
+        started_s = time.monotonic()
+        answer = Answer()
+        status = 499
+        try:
+            if not backend.num_replicas or backend.info is None:
+                raise unavailable(request.model)
+            async with AsyncExitStack() as stack:
+                question = self._admitted(request, key, backend, stack)
+                events = await stack.enter_async_context(contextlib.aclosing(backend.ask(question)))
+                await _started(events)
+                heading = Heading(
+                    f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model, backend.info.digest[:16]
+                )
+                yield heading, self._watched(events, question, answer, started_s)
+                status = 200 if answer.finished else 499
+        except Refusal as refusal:
+            status = refusal.status
+            raise
+        finally:
+            self._count(request, answer, status, started_s)
+
+    def _admitted(self, request: ChatRequest, key: Key, backend: Backend, stack: AsyncExitStack) -> Question:
+        info, gate = backend.info, self._gates[request.model]
+        assert info is not None
+        gate.capacity_tokens = backend.capacity_tokens
+        asked = Question(request, key.digest, 0)
+        tokens = text_tokens(request) + (request.answer_tokens or _UNSEEN_ANSWER_TOKENS)
+        tokens += sum(self._costs.get((request.model, *medium), info.max_length) for medium in cost_keys(asked))
+        tokens = min(tokens, info.max_length)
+        stack.enter_context(gate.admit(tokens))
+        self.metrics.ongoing_tokens.labels(request.model).set(gate.tokens)
+        return Question(request, key.digest, tokens)
+
+    async def _watched(
+        self, events: AsyncIterator[Event], question: Question, answer: Answer, started_s: float
+    ) -> AsyncIterator[Delta | Finished | Refusal]:
+        model = question.request.model
+        first = True
+        async for event in events:
+            if isinstance(event, Started):
+                continue
+            if isinstance(event, Delta) and first:
+                first = False
+                self.metrics.first_token_seconds.labels(model).observe(time.monotonic() - started_s)
+            if isinstance(event, Delta | Finished):
+                answer.add(event)
+            if isinstance(event, Finished):
+                self._learn(question, event)
+            yield event
+
+    def _learn(self, question: Question, finished: Finished) -> None:
+        """A request with one medium tells what that costs."""
+        media = cost_keys(question)
+        if len(media) == 1:
+            self._costs.learn((question.request.model, *media[0]), finished.vendor.visual_tokens)
+
+    def _count(self, request: ChatRequest, answer: Answer, status: int, started_s: float) -> None:
+        model, took_s = request.model, time.monotonic() - started_s
+        self.metrics.requests.labels(model, str(status)).inc()
+        self.metrics.ongoing_tokens.labels(model).set(self._gates[model].tokens)
+        if status == 499:
+            self.metrics.disconnects.labels(model).inc()
+        if answer.finished is None:
+            return
+        usage, vendor = answer.finished.usage, answer.finished.vendor
+        self.metrics.seconds.labels(model).observe(took_s)
+        self.metrics.tokens.labels(model, "visual").inc(vendor.visual_tokens)
+        self.metrics.tokens.labels(model, "text").inc(usage.prompt_tokens - vendor.visual_tokens)
+        self.metrics.tokens.labels(model, "answer").inc(usage.completion_tokens)
+        if vendor.cache.prefix:
+            self.metrics.prefix_hits.labels(model).inc()
+        if random.random() < self._recorder.sample:
+            self._recorder.record(request, answer, took_s)
+
+
+async def _started(events: AsyncIterator[Event]) -> None:
+    first = await anext(events, None)
+    if isinstance(first, Refusal):
+        raise first
+    assert isinstance(first, Started), f"a replica's first event is Started or a Refusal, not {first!r}"
