@@ -1,1 +1,1 @@
-"""Checkpoints and endpoints -> scores with error bars."""
+"""Checkpoints and endpoints -> scores that can be trusted: strict, resumable, with error bars."""

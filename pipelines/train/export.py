@@ -17,6 +17,7 @@ from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.provenance import Provenance
 from pipelines.train import engine_state, stages
 from pipelines.train.checkpoint import read_commit
 from pipelines.train.config import TrainConfig
@@ -58,6 +59,7 @@ def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
     shutil.rmtree(partial, ignore_errors=True)
     plain.to(dtype=config.engine.dtype)  # type: ignore[call-arg]
     _write(plain, folder, partial, layout)
+    Provenance(found.uri, found.progress.run_id).write(partial)
     partial.rename(destination)
 
 
