@@ -33,6 +33,9 @@ class MediaRefused(UserError):
         super().__init__(f"{reason}; {fix}")
         self.reason, self.fix, self.status, self.param = reason, fix, status, param
 
+    def __reduce__(self) -> tuple[type[MediaRefused], tuple[object, ...]]:
+        return MediaRefused, (self.reason, self.fix, self.status, self.param)
+
 
 class MediaPolicy(Config):
     """What media requests may name, and how much of it."""

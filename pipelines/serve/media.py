@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from longvu_model.video import FrameSampling, VideoError, supervised_blocks
+from longvu_model.video import FrameSampling, VideoError
 from longvu_model.video import errors as video_errors
 from longvu_model.video.pictures import is_picture
 from longvu_model.video.sampling import sample_indices
+from longvu_model.video.supervised import supervised_blocks
 from pipelines.serve.guard import MediaPolicy, MediaRefused
 from pipelines.serve.guard_addresses import Resolve, parse_web_address, shown_url
 from pipelines.serve.guard_fetch import download, too_large
