@@ -51,8 +51,12 @@ def cluster(server: S3Server) -> Iterator[Cluster]:
     variables |= environment(server.port)
     try:
         words = [
-            "--head", f"--port={gcs}", f"--temp-dir={folders[0]}", "--include-dashboard=true",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
+            "--head",
+            f"--port={gcs}",
+            f"--temp-dir={folders[0]}",
+            "--include-dashboard=true",
+            f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={free_port()}",
         ]
         start_node(words, variables | {MARK: head})
         start_node([f"--address=127.0.0.1:{gcs}", f"--temp-dir={folders[1]}"], variables | {MARK: second})
@@ -85,9 +89,7 @@ def submit(cluster: Cluster, copy: Path, module: str) -> list[str]:
 
 def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: Path, expected: Content) -> None:
     with Job(place.words, place.logs, cluster.variables, submit(cluster, clean_copy, "jobs.extract")) as job:
-        busy = job.wait_until(
-            lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches")
-        )
+        busy = job.wait_until(lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches"))
         assert busy, job.stdout[-4000:] + job.stderr[-4000:]
         end_marked(cluster.second_node)
         assert job.wait() == 0, job.stdout[-4000:] + job.stderr[-4000:]
@@ -98,7 +100,7 @@ def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: 
 def test_training_outlives_a_node_with_all_it_has_on_s3(
     bucket: Path, faults_workdir: Path, cluster: Cluster, clean_copy: Path, tmp_path: Path
 ) -> None:
-    """Annotations, media, features, run and checkpoints are in a bucket; two workers, of which one goes with its node."""
+    """Annotations, media, features and checkpoints are in a bucket; of two workers one goes with its node."""
     root, samples = bucket / tmp_path.name, 240
     words = [f"source={bucket}/videos/short_*.mp4", f"store={root}", f"workdir={faults_workdir}"]
     config = load_config(ExtractConfig, DEFAULT_CONFIG, [*words, "features.siglip=true"])
