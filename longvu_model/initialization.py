@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longvu_model.towers import DinoTower, Mlp, SiglipTower, Towers, VisionBlock
+from longvu_model.towers import DinoTower, Mlp, Tower, Towers, VisionBlock
 
 NOISE_STD = 0.02
 PEDESTAL = 14.0
@@ -72,11 +72,17 @@ def initialize_towers(towers: Towers, seed: int = 0) -> None:
             or a gated MLP.
     """
     generator = torch.Generator().manual_seed(seed)
-    _initialize_siglip(towers.siglip, generator)
+    initialize_filters(towers.siglip, generator)
     _initialize_dino(towers.dino, generator)
 
 
-def _initialize_siglip(tower: SiglipTower, generator: torch.Generator) -> None:
+@torch.no_grad()
+def initialize_filters(tower: Tower, generator: torch.Generator) -> None:
+    """Overwrite all weights of a tower, in place: whitened filters along random directions, noise behind them.
+
+    Raises:
+        ValueError: the tower is too narrow for colour filters.
+    """
     _fill_with_noise(tower, generator)
     filters, order, chroma = patch_filters(tower, most=tower.width - 1)
     gain = SIGLIP_GAIN * torch.where(chroma, SIGLIP_CHROMA_GAIN, 1.0) * (1 + SIGLIP_DETAIL_GAIN * order)
@@ -184,7 +190,7 @@ def _make_pooling(tower: DinoTower, block: VisionBlock, pooled_DK: Tensor) -> No
     block.out.weight[:content, head : head + count] -= (1 + POOLING) * scale * centring * pooled_DK
 
 
-def patch_filters(tower: SiglipTower | DinoTower, most: int) -> tuple[Tensor, Tensor, Tensor]:
+def patch_filters(tower: Tower, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Colour-opponent cosine filters by rising frequency, as many whole orders as ``most`` allows.
 
     Returns:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 
 _SPACE = "▁"
 
@@ -30,8 +30,6 @@ def load_llama_tokenizer(folder: str | Path, **kwargs: Any) -> PreTrainedTokeniz
         # Without tokenizer.json the library (5.23) forgets Llama's BOS unless told.
         options.setdefault("add_bos_token", True)
         if not (path / "config.json").is_file():
-            from transformers import LlamaTokenizer
-
             return _with_pad(LlamaTokenizer.from_pretrained(path, **options))
     return _with_pad(AutoTokenizer.from_pretrained(path, **options))
 
@@ -55,7 +53,7 @@ def tokenize_by_parts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int
         if i:
             ids.append(tokenizer.eos_token_id)
         # The library's tokenizer puts no second space in front of one that is there; sentencepiece does.
-        spaced = f" {part}" if part.startswith(" ") else part
+        spaced = f" {part}" if part.startswith(" ") and isinstance(tokenizer, LlamaTokenizer) else part
         piece_ids = tokenizer(spaced, add_special_tokens=False).input_ids if part else []
         if i and piece_ids and not getattr(tokenizer, "legacy", True) and not part.startswith(" "):
             piece_ids = _without_space(piece_ids, tokenizer)

@@ -5,7 +5,7 @@ The published values are those of SEMANTICS section 1: 24 x 24 tokens per tower,
 these ratios at half the size and runs at hundreds of frames a second on one CPU core.
 
 Presets are for new models, so their semantics are the corrected ones; published checkpoints bring their own
-configuration (:mod:`longvu_model.official`).
+configuration (:mod:`longvu_model.official`). The sibling models have theirs in files of the same name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -23,7 +25,9 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -46,6 +50,23 @@ class Preset(Protocol):
     """Makes the configuration of a stage."""
 
     def __call__(self, stage: Stage = "video") -> LongVUConfig: ...
+
+
+@dataclass(frozen=True)
+class Build:
+    """A preset that comes with tokenizers and weights of our own making.
+
+    Attributes:
+        config: of the model.
+        tokenizers: all that decide its inputs; they are part of the digest.
+        make_model: from a seed.
+        make_processor: around the tokenizers.
+    """
+
+    config: PreTrainedConfig
+    tokenizers: tuple[PreTrainedTokenizerFast, ...]
+    make_model: Callable[[int], PreTrainedModel]
+    make_processor: Callable[[], ProcessorMixin]
 
 
 def longvu_qwen2_7b(stage: Stage = "video") -> LongVUConfig:
@@ -113,10 +134,57 @@ PRESETS: dict[str, Preset] = {
     preset.__name__: preset for preset in (tiny, longvu_qwen2_7b, longvu_llama3_2_3b, longvu_llama3_2_1b)
 }
 
-# Presets that come with a tokenizer and weights of our own making.
-_BUILDABLE: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "tiny": lambda: build_tiny_tokenizer("qwen", TINY_VOCABULARY)
-}
+# Modules of the sibling models' presets: PRESETS as here, BUILDS for those that can be built.
+_SIBLINGS = {"llamavid": "longvu_model.llamavid.presets"}
+
+
+def preset_names() -> list[str]:
+    """Names of all presets, those of the sibling models included."""
+    return [*PRESETS, *(name for module in _sibling_modules() for name in module.PRESETS)]
+
+
+def preset_config(name: str) -> PreTrainedConfig:
+    """The configuration of a preset of any model.
+
+    Raises:
+        ValueError: there is no such preset; names those that there are.
+    """
+    makers: dict[str, Callable[[], PreTrainedConfig]] = dict(PRESETS)
+    for module in _sibling_modules():
+        makers |= module.PRESETS
+    if name not in makers:
+        raise ValueError(f"preset {name!r}: use one of {', '.join(makers)}")
+    return makers[name]()
+
+
+def _sibling_modules() -> list[Any]:
+    return [import_module(module) for module in _SIBLINGS.values()]
+
+
+def _build(name: str, stage: Stage) -> Build:
+    """How a preset is built; ``ValueError`` where it cannot be."""
+    if name == "tiny":
+        return _build_tiny(stage)
+    builds = {key: build for module in _sibling_modules() for key, build in module.BUILDS.items()}
+    if name not in builds:
+        preset_config(name)
+        raise ValueError(
+            f"preset {name!r} is a configuration only, too large to be useful with random weights: load a checkpoint "
+            f"with from_pretrained, or build one of tiny, {', '.join(builds)}"
+        )
+    if stage != "video":
+        raise ValueError(f"stage={stage!r}: preset {name!r} is the same for all stages")
+    return builds[name]()
+
+
+def _build_tiny(stage: Stage) -> Build:
+    config, tokenizer = tiny(stage), build_tiny_tokenizer("qwen", TINY_VOCABULARY)
+    return Build(
+        config,
+        (tokenizer,),
+        lambda seed: random_model(config, seed),
+        lambda: LongVUProcessor.from_config(config, tokenizer),
+    )
 
 
 def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, stage: Stage = "video") -> Path:
@@ -127,22 +195,15 @@ def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, st
     holds another build of a preset is written anew.
 
     Returns:
-        The folder, for ``LongVUForConditionalGeneration.from_pretrained`` and ``LongVUProcessor.from_pretrained``.
+        The folder, for ``from_pretrained`` of the model's and the processor's class.
 
     Raises:
         ValueError: there is no such preset, or it has to be loaded from a checkpoint.
         FileExistsError: the folder holds something that this function did not write.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r}: use one of {', '.join(PRESETS)}")
-    if name not in _BUILDABLE:
-        raise ValueError(
-            f"preset {name!r} is a configuration only, too large to be useful with random weights: load a checkpoint "
-            f"with LongVUForConditionalGeneration.from_pretrained, or build one of {', '.join(_BUILDABLE)}"
-        )
     folder = Path(directory)
-    config, tokenizer = PRESETS[name](stage), _BUILDABLE[name]()
-    digest = _digest(config, tokenizer, seed)
+    build = _build(name, stage)
+    digest = _digest(build, seed)
     seal, unfinished = folder / SEAL, folder / f"{SEAL}.unfinished"
     if seal.is_file():
         if json.loads(seal.read_text())["digest"] == digest:
@@ -154,12 +215,12 @@ def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, st
     # Marks the folder as ours from the start; renamed last, it says that all files are there.
     record = {"preset": name, "stage": stage, "seed": seed, "digest": digest}
     unfinished.write_text(json.dumps(record, indent=2) + "\n")
-    model = random_model(config, seed)
+    model, tokenizer = build.make_model(seed), build.tokenizers[0]
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     model.save_pretrained(folder)
-    LongVUProcessor.from_config(config, tokenizer).save_pretrained(folder)
+    build.make_processor().save_pretrained(folder)
     os.replace(unfinished, seal)
     return folder
 
@@ -236,8 +297,9 @@ def _llama3_2(hidden_size: int, num_hidden_layers: int, num_attention_heads: int
     )
 
 
-def _digest(config: LongVUConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> str:
-    record = [_BUILD_VERSION, seed, _without_version(config.to_dict()), tokenizer.backend_tokenizer.to_str()]
+def _digest(build: Build, seed: int) -> str:
+    texts = [tokenizer.backend_tokenizer.to_str() for tokenizer in build.tokenizers]
+    record = [_BUILD_VERSION, seed, _without_version(build.config.to_dict()), *texts]
     return hashlib.blake2b(json.dumps(record, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from longvu_model import vicuna
 from longvu_model.prompts import CHAT_TEMPLATES, check_style
 
 # Padding, BOS where the style has one, end of turn, then the other markers.
@@ -22,6 +23,7 @@ _SPECIAL_TOKENS = {
         "<|start_header_id|>",
         "<|end_header_id|>",
     ),
+    "vicuna_v1": ("<unk>", "<s>", "</s>"),
 }
 
 # Words of up to one leading sign, single digits, punctuation, line breaks: the rule of both published tokenizers.
@@ -32,7 +34,7 @@ _WORDS = (
 # Frequent enough to become single tokens first: the published llama3 labels rely on a header of four tokens.
 _TURN_WORDS = ("system", "user", "assistant", "\n\n")
 
-_CORPUS = """\
+CORPUS = """\
 You are a helpful assistant.
 What is happening in the video? What happens at the beginning, in the middle and at the end of the video?
 The person opens the door and leaves the room. A man and a woman are walking along the street.
@@ -60,7 +62,7 @@ def build_tiny_tokenizer(template: str, vocab_size: int = 512) -> PreTrainedToke
     """A tokenizer with the special tokens and the chat template of a prompt style.
 
     Args:
-        template: "qwen" or "llama3".
+        template: "qwen", "llama3" or "vicuna_v1".
         vocab_size: upper limit on ids, special tokens included; the corpus fills about 640.
 
     Returns:
@@ -69,7 +71,8 @@ def build_tiny_tokenizer(template: str, vocab_size: int = 512) -> PreTrainedToke
     Raises:
         ValueError: unknown style, or no room for the 256 bytes and the special tokens.
     """
-    check_style(template)
+    if template != "vicuna_v1":
+        check_style(template)
     pad, bos, eos, *others = _SPECIAL_TOKENS[template]
     special = [token for token in (pad, bos, eos, *others) if token is not None]
     if vocab_size < 256 + len(special):
@@ -89,7 +92,7 @@ def build_tiny_tokenizer(template: str, vocab_size: int = 512) -> PreTrainedToke
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*_CORPUS.splitlines(keepends=True), *_TURN_WORDS * 100], trainer)
+    tokenizer.train_from_iterator([*CORPUS.splitlines(keepends=True), *_TURN_WORDS * 100], trainer)
     tokenizer.add_special_tokens(special)
     if bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -102,5 +105,5 @@ def build_tiny_tokenizer(template: str, vocab_size: int = 512) -> PreTrainedToke
         eos_token=eos,
         additional_special_tokens=others,
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATES[template],
+        chat_template=vicuna.chat_template(template) if template == "vicuna_v1" else CHAT_TEMPLATES[template],
     )

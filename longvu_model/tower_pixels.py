@@ -5,7 +5,8 @@ Needs neither torch nor transformers, so that processes that only decode stay li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,12 @@ class TowerPixels:
             raise ValueError(f"tower input size {self.size}: must be at least 1 pixel")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
             raise ValueError(f"mean {self.mean}, std {self.std}: give three numbers each, std above 0")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields as a record to hash; those that say what always was are left out, so that old digests hold."""
+        facts = asdict(self)
+        return facts if self.crop else {name: value for name, value in facts.items() if name != "crop"}
 
     @property
     def fill(self) -> tuple[int, int, int] | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import BertTokenizer, PreTrainedTokenizerBase
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from longvu_model.tiny_tokenizer import CORPUS
 
 FOLDER = "guide_tokenizer"
 """Where a checkpoint folder keeps this tokenizer, beside the language model's."""
 _BOS = "[DEC]"  # added by the release, never produced
 
 
-def load_guide_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+def load_guide_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a checkpoint folder (``guide_tokenizer/``), or of a folder of bert-base-uncased itself.
 
     Raises:
@@ -30,12 +33,21 @@ def load_guide_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return _as_guide(BertTokenizer.from_pretrained(place))
 
 
-def guide_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerBase:
+def guide_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """A lower-cased WordPiece tokenizer over a vocabulary in the order of its ids."""
     return _as_guide(BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True))
 
 
-def _as_guide(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def build_tiny_guide_tokenizer() -> PreTrainedTokenizerFast:
+    """The tiny preset's: letters, and the words that its language model's tokenizer is made from."""
+    words = sorted(set(re.findall(r"[a-z]+", CORPUS.lower())))
+    letters, signs = "abcdefghijklmnopqrstuvwxyz0123456789", ".,!?'\"-:;()/"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *letters, *signs, *(f"##{letter}" for letter in letters)]
+    return guide_tokenizer([*pieces, *(word for word in words if len(word) > 1)])
+
+
+def _as_guide(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     if tokenizer.bos_token is None:
         tokenizer.add_special_tokens({"bos_token": _BOS})

@@ -13,36 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longvu_model import assembly, ragged
+from longvu_model.assembly import MergedInputs
 from longvu_model.llamavid.compression import FrameTokens, VisualTokens, split_tokens
 from longvu_model.llamavid.config import LlamaVidConfig
 from longvu_model.llamavid.qformer import QFormer
 from longvu_model.llamavid.sight import EncodedMedia, Media, Sight, Views
 from longvu_model.llamavid.towers import EvaTower
+from longvu_model.vision_language import AnsweringModel, EmbeddingsModel, VisionLanguagePreTrained
 
 # Pairs of a text and a frame that the Q-Former reads at a time.
 PAIRS_PER_CALL = 64
 
 
-class LlamaVidPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and what the library needs to know of the architecture."""
+class LlamaVidPreTrainedModel(VisionLanguagePreTrained):
+    """Configuration and weight initialisation."""
 
     config_class = LlamaVidConfig
     config: LlamaVidConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ["image", "video", "text"]  # noqa: RUF012
-    supports_gradient_checkpointing = True
     _no_split_modules = ["VisionBlock", "QFormerLayer", "LlamaDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -55,7 +48,7 @@ class LlamaVidPreTrainedModel(PreTrainedModel):
             init.normal_(module.queries, std=self.config.qformer_config.initializer_range)
 
 
-class LlamaVidModel(LlamaVidPreTrainedModel):
+class LlamaVidModel(EmbeddingsModel, LlamaVidPreTrainedModel):
     """Everything but the language model head."""
 
     def __init__(self, config: LlamaVidConfig):
@@ -70,17 +63,6 @@ class LlamaVidModel(LlamaVidPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Text embeddings (n, C) of ids (n,) from any device."""
-        table = self.get_input_embeddings()
-        return table(ids.to(next(table.parameters()).device))
 
     @property
     def needs_question(self) -> bool:
@@ -198,7 +180,7 @@ class LlamaVidModel(LlamaVidPreTrainedModel):
         if rules.mask_extended_in_front and attention_mask is not None:
             grown_B = torch.zeros(len(input_ids), dtype=torch.int64)
             grown_B.index_add_(0, row_S[slot_S >= 0], counts_S[slot_S >= 0] - 1)
-            merged = assembly.MergedInputs(
+            merged = MergedInputs(
                 merged.inputs_embeds, _extended_in_front(attention_mask, grown_B, labels), None, merged.labels
             )
         limit, length = self.config.max_sequence_length, merged.inputs_embeds.shape[1]
@@ -208,10 +190,6 @@ class LlamaVidModel(LlamaVidPreTrainedModel):
                 "fewer frames, or extend the model's positions (longvu_model.llamavid.positions)"
             )
         return Sight(merged, encoded, visual)
-
-    def forward(self, inputs_embeds: Tensor | None = None, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """The language model on embeddings (or plain text ids); see :meth:`see` for media."""
-        return self.language_model(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
 
 def _extended_in_front(mask_BT: Tensor, grown_B: Tensor, labels: Tensor | None) -> Tensor:
@@ -229,25 +207,16 @@ def _extended_in_front(mask_BT: Tensor, grown_B: Tensor, labels: Tensor | None) 
     return extended
 
 
-class LlamaVidForConditionalGeneration(LlamaVidPreTrainedModel, GenerationMixin):
+class LlamaVidForConditionalGeneration(AnsweringModel, LlamaVidPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """LLaMA-VID with its language model head; answers questions about images and videos."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    official = "longvu_model.llamavid.official"
 
     def __init__(self, config: LlamaVidConfig):
         super().__init__(config)
         self.model = LlamaVidModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     def forward(
         self,
@@ -292,7 +261,9 @@ class LlamaVidForConditionalGeneration(LlamaVidPreTrainedModel, GenerationMixin)
         decoding = past_key_values is not None and past_key_values.get_seq_length() > 0
         if decoding and self.config.rules.decoding_attends_padding:
             attention_mask = position_ids = None
-        outputs = self.model(
+        return self.predict(
+            labels=labels,
+            logits_to_keep=logits_to_keep,
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -301,55 +272,21 @@ class LlamaVidForConditionalGeneration(LlamaVidPreTrainedModel, GenerationMixin)
             use_cache=use_cache,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, kept]).float()
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
-        )
 
     @torch.no_grad()
     def encode_video(self, media: Media) -> EncodedMedia:
         """Encodes media once, to be asked about many times: ``generate(input_ids, encoded=..., guide_ids=...)``."""
         return self.model.encode(media)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads one of our checkpoints, or a published one (see :func:`longvu_model.llamavid.official.load`)."""
-        if pretrained_model_name_or_path is not None and kwargs.get("config") is None:
-            from longvu_model.llamavid import official  # it needs this module
-
-            if official.is_published(pretrained_model_name_or_path):
-                return official.load(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @torch.no_grad()
-    def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Continues each row; the ids returned are the new ones only, as when generating from embeddings.
-
-        Takes the inputs of :meth:`forward`, ``encoded`` from :meth:`encode_video` instead of pixels or features, and
-        everything ``GenerationMixin.generate`` takes.
-        """
-        if input_ids is None:
-            return super().generate(**kwargs)  # type: ignore[misc]
-        fields = {name: kwargs.pop(name) for name in Media.__dataclass_fields__ if name in kwargs}
-        guides = [kwargs.pop(name, None) for name in ("guide_ids", "guide_mask", "view_media")]
-        media = Media(**fields) if fields else kwargs.pop("encoded", None)
-        mask = kwargs.pop("attention_mask", None)
-        token_slots = kwargs.pop("token_slots", False)
-        if media is not None:
-            merged = self.model.see(
-                input_ids, media, _views(media, *guides), mask, generating=True, token_slots=token_slots
-            ).merged
-            inputs_embeds, mask = merged.inputs_embeds, merged.attention_mask
-        else:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        if mask is not None:
-            kwargs["attention_mask"] = mask.long()
-        return super().generate(inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+    def seen(self, input_ids: Tensor, attention_mask: Tensor | None, inputs: dict[str, Any]) -> MergedInputs | None:
+        fields = {name: inputs.pop(name) for name in Media.__dataclass_fields__ if name in inputs}
+        media = Media(**fields) if fields else inputs.pop("encoded", None)
+        guides = [inputs.pop(name, None) for name in ("guide_ids", "guide_mask", "view_media")]
+        token_slots = inputs.pop("token_slots", False)
+        if media is None:
+            return None
+        views = _views(media, *guides)
+        return self.model.see(input_ids, media, views, attention_mask, generating=True, token_slots=token_slots).merged
 
 
 def _views(

@@ -16,7 +16,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,7 +193,7 @@ def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBun
         keep_all_below=config.keep_all_below,
         jpeg=config.features.jpeg_edge_px > 0,
         towers={name: bundle.digest(name) for name in names},
-        preprocessing={name: _digest(asdict(bundle.pixels(name))) for name in names},
+        preprocessing={name: _digest(bundle.pixels(name).facts) for name in names},
         model={"name": config.model, "fingerprint": fingerprint(folder)},
         created_by=code_version(),
         stages={stage.name: stage.columns for stage in stages_of(config.stages)},

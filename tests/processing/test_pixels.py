@@ -8,10 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from longvu_model.image_processing import pixel_inputs, preprocess_frames
 from longvu_model.media import Medium
-from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD, TowerPixels
+from longvu_model.tower_pixels import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SIGLIP_MEAN,
+    SIGLIP_STD,
+    TowerPixels,
+)
 
 
 def plain_preprocess(frame: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -106,6 +115,21 @@ def test_tower_values_are_checked() -> None:
         TowerPixels(0, SIGLIP_MEAN, SIGLIP_STD)
     with pytest.raises(ValueError, match="std above 0"):
         TowerPixels(8, SIGLIP_MEAN, (1.0, 0.0, 1.0))
+
+
+def test_stores_made_before_cropping_existed_still_fit() -> None:
+    before = {"size": 8, "mean": SIGLIP_MEAN, "std": SIGLIP_STD}
+    assert TowerPixels(8, SIGLIP_MEAN, SIGLIP_STD).facts == before
+    assert TowerPixels(8, SIGLIP_MEAN, SIGLIP_STD, crop=True).facts == {**before, "crop": True}
+
+
+@pytest.mark.parametrize("size", [(40, 20), (21, 64), (17, 17)])
+def test_crops_as_the_library_does_for_clip(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    library = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    expected = torch.as_tensor(np.stack(library(Image.fromarray(pixels[0]))["pixel_values"]))
+    mine = preprocess_frames(pixels, 16, CLIP_MEAN, CLIP_STD, crop=True)
+    torch.testing.assert_close(mine, expected, rtol=0, atol=2e-6)
 
 
 def test_media_are_packed_in_order() -> None:
