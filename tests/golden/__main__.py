@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from tests.golden import llamavid, longvu, niavh
+from tests.golden import llamavid, longvu, niavh, videollamb
 from tests.golden.result import Result
 
 
@@ -31,7 +31,7 @@ class Checker(Protocol):
         """One result per case."""
 
 
-CHECKERS: tuple[Checker, ...] = (longvu, niavh, llamavid)
+CHECKERS: tuple[Checker, ...] = (longvu, niavh, llamavid, videollamb)
 
 
 def main(arguments: list[str] | None = None) -> int:
