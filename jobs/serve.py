@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.cli import Parser
 from jobs.terminal import note, quiet_libraries
 from pipelines.config import load_config, reference
-from pipelines.errors import Terminated, run_cli
+from pipelines.errors import run_cli
 from pipelines.serve.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -113,10 +114,14 @@ def serve_until_told(config: ServeConfig, key: str | None) -> None:
         try:
             serve.run(build(config), name=config.name, route_prefix="/")
             wait_until_ready(config)
+            told = threading.Event()
+            # Ray 2.60 has put its own handler here, which ends the process at once.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: told.set())
             print(_welcome(config, key), flush=True)
-            threading.Event().wait()
-        except (Terminated, KeyboardInterrupt):
+            told.wait()
             note("letting running answers end ...")
+            serve.delete(config.name)
         finally:
             serve.shutdown()
 

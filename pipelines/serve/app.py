@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -53,7 +53,7 @@ def build_app(
     app = FastAPI(title="longvu", description=__doc__, version="1", redoc_url=None, openapi_tags=[])
     app.openapi_version = "3.1.0"
     _add_errors(app)
-    _add_security(app, config.auth.required)
+    _complete_document(app, service, config.auth.required)
 
     @app.post("/v1/chat/completions", response_model=replies.ChatCompletion, responses=_CHAT_RESPONSES)
     async def chat(asked: ChatRequest, request: Request) -> Any:
@@ -190,6 +190,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, Refusal):  # raised while FastAPI read the body
+            return await refused(request, error.__cause__)
         fix = "GET /openapi.json lists the routes and their methods"
         reason = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
         refusal = Refusal(error.status_code, reason, fix, "not_found" if error.status_code == 404 else INVALID)
@@ -197,17 +199,20 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _validation_refusal(error: RequestValidationError) -> Refusal:
-    """The first problem of a request, with its place. Values are not repeated: they may be secrets, or long."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"] if part not in ("body", "path", "query")]
-    name = location[-1] if location else ""
-    place = ".".join(part for part in location if part not in _UNION_BRANCHES) or None
-    known = name in UNSUPPORTED
+    """The problem of a request that lies deepest: the others are about members of a union that were not meant.
+
+    Values are not repeated: they may be secrets, or long.
+    """
+    problem = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] != "string_type"))
+    location = _fields(problem["loc"])
+    place = ".".join(location) or None
+    unsupported = next((part for part in location if part in UNSUPPORTED), None)
     if problem["type"] == "json_invalid":
         fix = "send a JSON object with Content-Type: application/json"
         return Refusal(400, "the body is not valid JSON", fix, "invalid_json")
-    if known and problem["type"] != "missing":
-        return Refusal(400, f"{place} is not supported as given", UNSUPPORTED[name], "unsupported_parameter", place)
+    if unsupported is not None:
+        fix = UNSUPPORTED[unsupported]
+        return Refusal(400, f"{place} is not supported as given", fix, "unsupported_parameter", place)
     if problem["type"] == "extra_forbidden":
         return Refusal(400, f"{place} is not a field of this endpoint", "leave it out", "unknown_parameter", place)
     reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -215,24 +220,33 @@ def _validation_refusal(error: RequestValidationError) -> Refusal:
     return Refusal(400, told, "see /docs for what is allowed", "invalid_value", place)
 
 
-# What pydantic adds to a location for the member of a union that it tried.
-_UNION_BRANCHES = frozenset(
-    (
-        *("str", "list[TextPart]", "list[tagged-union[TextPart,VideoPart,ImagePart]]"),
-        *("system", "developer", "user", "assistant"),
-    )
-)
+_ROLES = frozenset(("system", "developer", "user", "assistant"))
 
 
-def _add_security(app: FastAPI, required: bool) -> None:
-    """Say in the OpenAPI document that routes need a key."""
+def _fields(location: Sequence[str | int]) -> list[str]:
+    """A location without what pydantic adds for the member of a union that it tried."""
+    fields: list[str] = []
+    tagged = False
+    for part in location[1:]:
+        if isinstance(part, str) and ("[" in part or part == "str" or part in _ROLES):
+            tagged = "tagged-union" in part
+        elif tagged and isinstance(part, str):
+            tagged = False
+        else:
+            fields.append(str(part))
+    return fields
+
+
+def _complete_document(app: FastAPI, service: Service, key_required: bool) -> None:
+    """Say in the OpenAPI document which models there are, and that routes need a key."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = original()
-        if required and "security" not in document:
+        document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] = list(service.backends)
+        if key_required:
             schemes = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
-            document.setdefault("components", {})["securitySchemes"] = schemes
+            document["components"]["securitySchemes"] = schemes
             document["security"] = [{"bearer": []}, {"basic": []}]
             document["paths"]["/health"]["get"]["security"] = []
         return document

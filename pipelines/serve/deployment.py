@@ -141,7 +141,8 @@ class Endpoint:
         if self._config.endpoint.ui:
             from pipelines.serve.ui import mount
 
-            mount(app, base_url=f"http://127.0.0.1:{self._config.port}/v1")
+            url = f"http://127.0.0.1:{self._config.port}/v1"
+            mount(app, url, self._config.workdir / "dropped", self._config.media)
         return Intake(app, self._config, self._keys)
 
     async def measured(self) -> list[Metric]:

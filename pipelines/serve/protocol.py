@@ -58,6 +58,16 @@ def _finite(value: float) -> float:
     return value
 
 
+def _unicode(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not valid Unicode: it holds half of a surrogate pair") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, AfterValidator(_finite)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
@@ -74,13 +84,13 @@ class TextPart(Strict):
     """Text of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class MediaUrl(Strict):
     """``http(s)://``, ``data:``, ``file://`` under an allowed root, or ``video:<id>`` of an upload or stored video."""
 
-    url: str = Field(min_length=1)
+    url: Text = Field(min_length=1)
 
 
 class ImageUrl(MediaUrl):
@@ -89,7 +99,7 @@ class ImageUrl(MediaUrl):
     detail: Literal["auto"] | None = None
 
 
-Uuid = Annotated[str, Field(min_length=1, max_length=256)]
+Uuid = Annotated[Text, Field(min_length=1, max_length=256)]
 
 
 class VideoPart(Strict):
@@ -115,21 +125,21 @@ class InstructionMessage(Strict):
     """System prompt; the checkpoint's own without one."""
 
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
 
 class UserMessage(Strict):
     """A question, with its media where they belong in the text."""
 
     role: Literal["user"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: Text | Annotated[list[Part], Field(min_length=1)]
 
 
 class AssistantMessage(Strict):
     """An earlier answer, as the client library gives it back."""
 
     role: Literal["assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -187,12 +197,12 @@ class TextFormat(Strict):
 class ChatRequest(Strict):
     """``POST /v1/chat/completions``. Without ``temperature`` the answer is greedy."""
 
-    model: str
+    model: Text
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
@@ -212,11 +222,11 @@ class ChatRequest(Strict):
     response_format: TextFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
-    user: str | None = None
-    metadata: dict[str, str] | None = None
+    user: Text | None = None
+    metadata: dict[Text, Text] | None = None
     store: bool | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
     service_tier: Literal["auto", "default"] | None = None
     parallel_tool_calls: bool | None = None
 

@@ -1,24 +1,27 @@
-"""A real endpoint for tests: Ray, Ray Serve, the tiny model, on a free port of this machine."""
+"""A real endpoint for tests: `longvu serve` with the tiny model on a free port of this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.serve.auth import new_key
 from pipelines.serve.config import ServeConfig
+from tests.faults.job import Job
 
+COMMAND = (sys.executable, "-m", "jobs.serve")
 PATIENCE_S = 120.0
 
 
@@ -31,19 +34,21 @@ class LiveEndpoint:
         key: that it admits.
         file_root: folder that file:// URLs may name.
         config: it runs with.
+        job: its processes.
     """
 
     url: str
     key: str
     file_root: Path
     config: ServeConfig
+    job: Job
 
     def client(self, **options: Any) -> OpenAI:
         """OpenAI's client, which by default tries nothing twice."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, **{"max_retries": 0, **options})
 
     def get(self, path: str, key: str | None = None) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+        """Status, headers by their lower-case names, and body."""
         return self.send(urllib.request.Request(self.url + path), key)
 
     def post(self, path: str, body: bytes, content_type: str = "application/json") -> tuple[int, dict[str, str], bytes]:
@@ -56,9 +61,9 @@ class LiveEndpoint:
         request.add_header("Authorization", f"Bearer {self.key if key is None else key}")
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
-                return reply.status, dict(reply.headers), reply.read()
+                return reply.status, lowered(reply.headers), reply.read()
         except urllib.error.HTTPError as error:
-            return error.code, dict(error.headers), error.read()
+            return error.code, lowered(error.headers), error.read()
 
     def upload(self, path: Path) -> dict[str, Any]:
         """The video object of a file."""
@@ -74,6 +79,10 @@ class LiveEndpoint:
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+
+def lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 FORM: Any = {"headers": {"Content-Type": "multipart/form-data"}}
@@ -105,58 +114,40 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def live_endpoint(folder: Path, port: int, **settings: Any) -> Iterator[LiveEndpoint]:
-    """Run an endpoint on the Ray that is there, whose Serve listens on ``port``.
+def live_endpoint(
+    folder: Path, environment: Mapping[str, str] | None = None, **settings: Any
+) -> Iterator[LiveEndpoint]:
+    """Run ``longvu serve`` in processes of its own, with a Ray of its own; it is told to end, and must.
 
     Args:
+        folder: for its files; file:// URLs may name what is in ``media`` below it.
+        environment: variables beside those of this process.
         settings: of :class:`ServeConfig`.
     """
-    from ray import serve
-
-    from pipelines.serve.deployment import application
-
     key, entry = new_key()
     root = folder / "media"
     root.mkdir(parents=True, exist_ok=True)
-    media = {"file_roots": [str(root)], **settings.pop("media", {})}
-    config = ServeConfig(workdir=folder, port=port, auth={"entries": [entry]}, media=media, **settings)
-    endpoint = LiveEndpoint(f"http://127.0.0.1:{port}", key, root, config)
-    serve.run(application(config), name=config.name, route_prefix="/")
-    try:
-        wait_for(lambda: is_ready(endpoint))
-        yield endpoint
-    finally:
-        serve.delete(config.name)
+    settings["media"] = {"file_roots": [str(root)], **settings.get("media", {})}
+    settings = {"workdir": str(folder), "port": free_port(), "auth": {"entries": [entry]}, **settings}
+    config = ServeConfig.model_validate(settings)
+    (folder / "serve.yaml").write_text(yaml.safe_dump(settings))
+    with Job(["--config", str(folder / "serve.yaml")], folder / "logs", environment, COMMAND) as job:
+        live = LiveEndpoint(f"http://127.0.0.1:{config.port}", key, root, config, job)
+        assert job.wait_until(lambda: "ready: " in job.stdout, PATIENCE_S), job.stderr[-4000:]
+        yield live
+        job.driver.terminate()
+        assert job.wait(PATIENCE_S) == 0, job.stderr[-4000:]
 
 
-def is_ready(endpoint: LiveEndpoint) -> bool:
-    with contextlib.suppress(OSError):
-        return bool(json.loads(endpoint.get("/health")[2] or b"{}").get("status") == "ok")
-    return False
-
-
-@contextlib.contextmanager
-def serving_ray(port: int) -> Iterator[None]:
-    """A Ray of our own with Serve's proxy on ``port``."""
-    import ray
-    from ray import serve
-    from ray.serve.config import HTTPOptions, ProxyLocation
-
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=2,
-        object_store_memory=300 << 20,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    try:
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host="127.0.0.1", port=port),
-            logging_config={"enable_access_log": False},
-        )
-        yield
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+def tiny_model(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of the tiny model, small enough for a machine that does other things too."""
+    sizes = {"visual_cache_bytes": 1 << 28, "prefix_cache_bytes": 1 << 28, "spill_bytes": 0}
+    return {
+        "name": "tiny",
+        "path": str(folder),
+        "num_cpus": 0.2,
+        "slots": 4,
+        "max_tokens_default": 16,
+        **sizes,
+        **settings,
+    }
