@@ -1,0 +1,267 @@
+"""What a reply commits to, from what its sentences say in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.evaluate.parsing.elements import Element
+from pipelines.evaluate.parsing.statements import CHOSEN, EXPLAINED, IGNORED, PLAIN, REJECTED, Mention, Sentence, read, sentences_of
+
+_STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
+
+
+@dataclass
+class _Choice:
+    labels: frozenset[str]
+    level: int
+
+
+def decide(elements: Sequence[Element], num_options: int) -> str | None:
+    """Return the label that the reply commits to, or None."""
+    sentences = sentences_of(elements)
+    for number, sentence in enumerate(sentences):
+        read(elements, sentence, number == 0, number == len(sentences) - 1)
+    _walks(elements, sentences, num_options)
+    _joined_texts(elements, sentences)
+    return _Timeline(elements).run(sentences)
+
+
+def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_options: int) -> None:
+    """A list of the options from A on names all and chooses none, unless it marks one or rejects the others."""
+    mentions = [mention for sentence in sentences for mention in sentence.mentions]
+    everything = frozenset(chr(ord("A") + n) for n in range(num_options))
+    for mention in mentions:
+        if mention.group and mention.labels >= everything and num_options > 2:
+            mention.role = IGNORED if mention.role != REJECTED else REJECTED
+    items = [mention for mention in mentions if not mention.group and _is_item(elements, mention)]
+    start = 0
+    while start < len(items):
+        if items[start].labels != {"A"}:
+            start += 1
+            continue
+        end = start + 1
+        while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
+            end += 1
+        if end - start > 1:
+            _read_walk(elements, sentences, items[start:end])
+        start = end
+
+
+def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
+    """``A. text``, ``(A) text``, ``A: text``: a label, a mark and something to describe."""
+    if elements[mention.first].kind != "label":
+        return False
+    following = elements[mention.first + 1 : mention.first + 3]
+    if not following or following[0].kind not in ("mark", "text"):
+        return False
+    if following[0].kind == "mark" and following[0].text not in ".):]-–=,>→}(":
+        return False
+    return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
+
+
+def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items: list[Mention]) -> None:
+    verdicts = {}
+    for number, item in enumerate(items):
+        stop = items[number + 1].first if number + 1 < len(items) else _end_of_line(elements, item.last)
+        verdicts[number] = _verdict(elements, item, stop)
+    rejected = [n for n, verdict in verdicts.items() if verdict is False or items[n].role == REJECTED]
+    right = [n for n, verdict in verdicts.items() if verdict is True and items[n].role != REJECTED]
+    head_chosen = not right and rejected == list(range(1, len(items))) and items[0].role == CHOSEN
+    for number, item in enumerate(items):
+        stop = items[number + 1].first if number + 1 < len(items) else _end_of_line(elements, item.last)
+        for sentence in sentences:
+            for mention in sentence.mentions:
+                if item.first < mention.first < stop:
+                    mention.role = IGNORED
+        if number in rejected:
+            item.role = REJECTED
+        elif number in right or (number == 0 and head_chosen):
+            item.role, item.weak = CHOSEN, False
+        else:
+            item.role = IGNORED
+
+
+def _end_of_line(elements: Sequence[Element], index: int) -> int:
+    while index < len(elements) and elements[index].kind != "newline":
+        index += 1
+    return index
+
+
+def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | None:
+    """What an item says of itself: right, wrong or nothing. A label named again inside ends it."""
+    verdict: bool | None = None
+    negated = False
+    for one in elements[item.last + 1 : stop]:
+        if one.kind == "label":
+            break
+        if one.kind == "mark" and one.text in ".,;":
+            negated = False
+        if one.kind != "tag":
+            continue
+        if one.tags & {"not", "no", "not_after"} and not one.tags & {"right", "wrong"}:
+            negated = True
+            verdict = False if verdict is None else verdict
+            if verdict is True:
+                verdict = False
+        elif "wrong" in one.tags:
+            verdict = None if negated else False
+        elif one.tags & {"right", "yes"} and "filler" not in one.tags:
+            if verdict is not False or not negated:
+                verdict = False if negated else True
+    return verdict
+
+
+def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) -> None:
+    """A chosen label disagrees with another option's text joined to it; with its own text it agrees."""
+    for number, sentence in enumerate(sentences):
+        for mention in sentence.mentions:
+            if mention.role != CHOSEN or mention.group or mention.kind != "label":
+                continue
+            texts = [
+                other
+                for other in sentence.mentions
+                if other.kind == "text" and other.first > mention.last and other.role in (PLAIN, CHOSEN)
+            ]
+            if not texts and number + 1 < len(sentences) and _adjacent(elements, mention, sentence, sentences[number + 1]):
+                texts = [o for o in sentences[number + 1].mentions[:1] if o.kind == "text" and o.role == CHOSEN]
+            if texts and not any(other.labels & mention.labels for other in texts):
+                for other in texts:
+                    other.role = CHOSEN
+            else:
+                for other in texts:
+                    if other.role == CHOSEN and not other.labels & mention.labels and not other.final:
+                        other.role = PLAIN
+
+
+def _adjacent(elements: Sequence[Element], mention: Mention, sentence: Sentence, following: Sentence) -> bool:
+    """Only marks and one line break stand between a label and the sentence after it."""
+    between = elements[mention.last + 1 : following.mentions[0].first] if following.mentions else [elements[mention.first]]
+    return all(one.kind in ("mark", "newline") or one.tags & {"filler"} for one in between) and sum(
+        one.kind == "newline" for one in between
+    ) <= 2
+
+
+class _Timeline:
+    """Choices in the order in which they are made, taken back and replaced."""
+
+    def __init__(self, elements: Sequence[Element]) -> None:
+        self._elements = elements
+        self._choices: list[_Choice] = []
+        self._topic: Mention | None = None
+        self._mending = False
+        self._unsettled = False
+        self._asked: Mention | None = None
+
+    def run(self, sentences: Sequence[Sentence]) -> str | None:
+        for sentence in sentences:
+            self._sentence(sentence)
+        return self._outcome()
+
+    def _sentence(self, sentence: Sentence) -> None:
+        mentions = {mention.first: mention for mention in sentence.mentions}
+        self._answer_to_question(sentence)
+        index = sentence.start
+        lead = True
+        while index < sentence.end:
+            one = self._elements[index]
+            if index in mentions:
+                self._mention(mentions[index], sentence)
+                index = mentions[index].last + 1
+                lead = False
+                continue
+            if one.kind == "tag" and not sentence.question:
+                if "undo" in one.tags and not one.tags & {"filler"}:
+                    self._choices.clear()
+                    self._mending = False
+                elif "mend" in one.tags or (lead and "no" in one.tags and self._comma_after(index)):
+                    self._mending = bool(self._choices)
+            lead = lead and (one.kind in ("mark", "newline") or bool(one.tags & {"filler", "but"}))
+            index += 1
+        self._verdict_on_topic(sentence)
+        if sentence.question and sentence.mentions:
+            self._asked = sentence.mentions[-1]
+        elif not sentence.question:
+            self._asked = None
+
+    def _comma_after(self, index: int) -> bool:
+        following = self._elements[index + 1 : index + 2]
+        return not following or following[0].kind in ("mark", "newline", "tag", "label")
+
+    def _mention(self, mention: Mention, sentence: Sentence) -> None:
+        self._topic = mention
+        if mention.role == REJECTED:
+            self._choices = [choice for choice in self._choices if not choice.labels <= mention.labels]
+            return
+        if mention.role == IGNORED:
+            return
+        level = {CHOSEN: _WEAK if mention.weak else _STRONG, PLAIN: _PLAIN, EXPLAINED: _EXPLAINED}[mention.role]
+        if self._mending and level > _EXPLAINED and not mention.group:
+            if mention.hedged and not any(choice.labels == mention.labels for choice in self._choices):
+                self._unsettled = True
+            else:
+                self._choices = [choice for choice in self._choices if choice.labels == mention.labels]
+                self._unsettled = False
+                level = max(level, _STRONG)
+            self._mending = False
+        elif mention.final and level == _STRONG and not mention.group:
+            self._choices.clear()
+            self._unsettled = False
+        self._choices.append(_Choice(mention.labels, level))
+
+    def _answer_to_question(self, sentence: Sentence) -> None:
+        """``Is it B? Yes.``"""
+        if self._asked is None or sentence.question:
+            return
+        first = next((one for one in self._elements[sentence.start : sentence.end] if one.kind not in ("mark", "newline")), None)
+        if first is None or not first.tags & {"yes", "no"} or any(m.role == CHOSEN for m in sentence.mentions):
+            return
+        if "yes" in first.tags and not self._asked.group and not any(
+            "not" in one.tags for one in self._elements[sentence.start : sentence.end]
+        ):
+            self._choices.append(_Choice(self._asked.labels, _STRONG))
+
+    def _verdict_on_topic(self, sentence: Sentence) -> None:
+        """``This is wrong.``, ``..., which is right``: said of the option named last."""
+        if self._topic is None or sentence.question:
+            return
+        start = max(sentence.start, self._topic.last + 1 if sentence.mentions else sentence.start)
+        if sentence.mentions and sentence.mentions[-1] is not self._topic:
+            return
+        rest = self._elements[start : sentence.end]
+        if sentence.mentions and self._topic.role not in (IGNORED,):
+            return
+        if sentence.mentions and (self._topic.group or any(one.tags & {"if", "than"} for one in rest)):
+            return
+        if sentence.mentions:
+            cut = next((n for n, one in enumerate(rest) if one.kind == "mark" and one.text in ",–:(" or one.tags & {"but"}), None)
+            if cut is None:
+                return
+            rest = rest[cut:]
+        if any(one.kind == "word" for one in rest):
+            return
+        tags = {tag for one in rest for tag in one.tags}
+        if tags & {"answer"} and not tags & {"right", "wrong"}:
+            return
+        positive = bool(tags & {"right"}) and not tags & {"not", "wrong", "no", "not_after"}
+        negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(tags & {"right"} and tags & {"not", "not_after"})
+        if positive and not self._topic.group and "if" not in tags and "be" in tags:
+            self._choices.append(_Choice(self._topic.labels, _STRONG))
+        elif negative:
+            self._choices = [choice for choice in self._choices if not choice.labels <= self._topic.labels]
+
+    def _outcome(self) -> str | None:
+        if self._unsettled or not self._choices:
+            return None
+        level = max(choice.level for choice in self._choices)
+        held = [choice.labels for choice in self._choices if choice.level == level]
+        single = [labels for labels in held if len(labels) == 1]
+        if not single:
+            return None
+        chosen = single[-1]
+        if any(labels != chosen for labels in single):
+            return None
+        if any(not labels <= chosen for labels in held[len(held) - held[::-1].index(chosen) :]):
+            return None
+        (label,) = chosen
+        return label if label != "?" else None

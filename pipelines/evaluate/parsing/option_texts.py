@@ -1,0 +1,269 @@
+"""Where a reply holds the whole text of an option, in whole words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pipelines.evaluate.parsing.characters import plain
+from pipelines.evaluate.parsing.tokens import Token, tokenise
+from pipelines.evaluate.parsing.vocabulary import Lexicon
+
+_ARTICLES = ("a", "an", "the")
+_NOT_AFTER_ARTICLE = {"and", "or", "is", "was", "nor", "but", "as", "to", "in", "of"}
+_OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus", "times"}
+_MULTIPLIERS = {"percent", "million", "billion", "thousand", "hundred", "dozen", "trillion", "and a half"}
+_NOT_PRONOUN = {"the", "this", "that", "which", "no", "every", "each", "any", "correct", "right", "last", "other", "only",
+                "wrong", "best", "another", "some"}  # fmt: skip
+_MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost"}
+_PARTICLES = re.compile(
+    r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
+    r"입니다|이다|이에요|예요|에요|임|이며|며|이고|고|인|일|이었|였|죠|이죠|네요|요|이네요|같|하|한|할|해|했|합|됩|된|되|이지|지|이라|라|이나|나|아니|다|인데|들|씩|째|번)"
+)
+_CJK_DIGITS = dict(zip("零〇一二两兩三四五六七八九", "0012223456789", strict=True))
+_CJK_COUNT = re.compile(r"^[个個只名位人次件条條辆輛张張本种種年月日点點分秒米块塊つ回番台匹頭枚杯度倍步隻頂岁歲元号號、。,.]?$")
+_OWN_LABEL = r"\s*[(\[<{{\"']?\s*{letter}\s*(?:[)\]>}}\"'.:、,)\-–]|\s-)+\s*(?=\S)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Tokens ``start`` to ``end`` (exclusive) are the text of the options in ``labels``: more than one if they share it."""
+
+    start: int
+    end: int
+    labels: frozenset[str]
+
+
+@dataclass
+class _Spelling:
+    """One way to write an option: its key, and how many marks stand inside."""
+
+    label: str
+    raw: str
+    key: str
+    marks: int
+    number: bool
+    article: bool
+
+
+@dataclass
+class _Text:
+    """Tokens as one string of loose words, with the token that starts or ends at each position."""
+
+    string: str
+    starts: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+
+
+class OptionTexts:
+    """The texts of the options of one question, ready to be looked for."""
+
+    def __init__(self, options: Sequence[str], lexicon: Lexicon) -> None:
+        self.labels = [chr(ord("A") + index) for index in range(len(options))]
+        self._lexicon = lexicon
+        self._spellings = [spelling for label, text in self._texts(options) for spelling in self._spell(label, text)]
+
+    def _texts(self, options: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each label with its text, and with its text less the label that all of them begin with."""
+        texts = [" ".join(plain(option).split()) for option in options]
+        prefixes = [re.match(_OWN_LABEL.format(letter=label), text, re.I) for label, text in zip(self.labels, texts, strict=False)]
+        for label, text, prefix in zip(self.labels, texts, prefixes, strict=False):
+            if all(prefixes) and prefix is not None:
+                yield label, text[prefix.end() :]
+            else:
+                yield label, text
+
+    def _spell(self, label: str, text: str) -> Iterator[_Spelling]:
+        tokens = tokenise(text)
+        words = [token for token in tokens if token.kind not in ("mark", "newline")]
+        if not words:
+            return
+        if len(words) == 1 and words[0].text.upper() in self.labels:
+            return
+        string = self._text(tokens).string
+        marks = [token for token in tokens[: tokens.index(words[-1])] if token.kind == "mark" and token.text in ".,;:!?"]
+        yield _Spelling(label, _bare(text), string, len(marks), len(words) == 1 and words[0].kind == "number" or string.startswith("\x01"),
+                        words[0].norm in _ARTICLES)  # fmt: skip
+
+    def equal(self, tokens: Sequence[Token]) -> frozenset[str]:
+        """Labels of the options whose text the tokens are, as a whole."""
+        string = self._text(tokens).string
+        same = [spelling for spelling in self._spellings if spelling.key == string]
+        raw = _bare(" ".join(_raw(tokens).split()))
+        return self._told_apart(same, [raw])
+
+    def find(self, tokens: Sequence[Token]) -> list[Found]:
+        """Return the texts in ``tokens``, the longest where they overlap, in order."""
+        text = self._text(tokens)
+        spans: dict[tuple[int, int], list[_Spelling]] = {}
+        for spelling in self._spellings:
+            for start, end in self._occurrences(spelling, text, tokens):
+                spans.setdefault((start, end), []).append(spelling)
+        taken = bytearray(len(tokens))
+        found = []
+        for start, end in sorted(spans, key=lambda span: (tokens[span[0]].start - tokens[span[1] - 1].end, span)):
+            if any(taken[start:end]):
+                continue
+            taken[start:end] = b"\x01" * (end - start)
+            raws = [_bare(_raw(tokens[start:end]))]
+            if start and tokens[start - 1].norm in _ARTICLES:
+                raws.insert(0, _bare(_raw(tokens[start - 1 : end])))
+            labels = self._told_apart(spans[start, end], raws)
+            found.append(Found(start, end, labels or frozenset(s.label for s in spans[start, end])))
+        return sorted(found, key=lambda one: one.start)
+
+    def _told_apart(self, same: list[_Spelling], raws: list[str]) -> frozenset[str]:
+        """Of options that are equal when read loosely, those that are so when read closely."""
+        if len({spelling.raw for spelling in same}) <= 1:
+            return frozenset(spelling.label for spelling in same)
+        for closely in (lambda raw: raw, str.casefold):
+            for raw in raws:
+                close = [spelling for spelling in same if closely(spelling.raw) == closely(raw)]
+                if close and len({spelling.raw for spelling in close}) == 1:
+                    return frozenset(spelling.label for spelling in close)
+        return frozenset(spelling.label for spelling in same)
+
+    def _text(self, tokens: Sequence[Token]) -> _Text:
+        text, parts, position = _Text(""), [], 0
+        shouting = not any(token.text.islower() for token in tokens if token.kind == "word")
+        index = 0
+        while index < len(tokens):
+            length, loose = self._loose(tokens, index, shouting)
+            if loose:
+                text.starts[position] = index
+                position += len(loose)
+                text.ends[position] = index + length
+                parts.append(loose)
+            index += length
+        text.string = "".join(parts)
+        return text
+
+    def _loose(self, tokens: Sequence[Token], index: int, shouting: bool) -> tuple[int, str]:
+        """How many tokens are one loose word, and that word ("": ignored)."""
+        token = tokens[index]
+        after = tokens[index + 1] if index + 1 < len(tokens) else None
+        if token.kind == "number":
+            if after is not None and after.glued and after.norm in ("st", "nd", "rd", "th"):
+                return 2, f"\x01{token.norm}{after.norm}\x02"
+            return 1, f"\x01{token.norm}\x02"
+        if token.kind in ("mark", "newline"):
+            return 1, ""
+        if token.kind == "char" and token.text in _CJK_DIGITS | {"十": "10"} and not token.hangul:
+            return self._cjk_number(tokens, index)
+        if token.kind == "word":
+            if token.norm in _ARTICLES and after is not None and after.kind == "word" and after.norm not in _NOT_AFTER_ARTICLE:
+                opens = index == 0 or tokens[index - 1].kind in ("mark", "newline")
+                if token.norm != "a" or token.text == "a" or opens or (shouting and len(tokens) > 2):
+                    return 1, ""
+            if token.norm == "per" and after is not None and after.norm == "cent":
+                return 2, "percent"
+            joined = self._compound_number(tokens, index)
+            if joined is not None:
+                return joined
+            if token.norm in self._lexicon.numbers and not self._pronoun(tokens, index):
+                return 1, f"\x01{self._lexicon.numbers[token.norm]}\x02"
+        return 1, token.norm
+
+    def _compound_number(self, tokens: Sequence[Token], index: int) -> tuple[int, str] | None:
+        """twenty-one, one hundred, two thousand."""
+        norms = [token.norm for token in tokens[index : index + 3]]
+        first = self._lexicon.numbers.get(norms[0]) or {"a": "1"}.get(norms[0])
+        if first is None or not first.isdigit() or len(norms) < 2:
+            return None
+        gap = 2 if norms[1] == "-" and len(norms) == 3 else 1
+        second = norms[gap]
+        if first != "1" and int(first) >= 20 and second in self._lexicon.numbers and norms[0] + second in self._lexicon.numbers:
+            return gap + 1, f"\x01{self._lexicon.numbers[norms[0] + second]}\x02"
+        if second in ("hundred", "thousand", "million"):
+            return gap + 1, f"\x01{int(first) * {'hundred': 100, 'thousand': 1000, 'million': 10**6}[second]}\x02"
+        return None
+
+    @staticmethod
+    def _cjk_number(tokens: Sequence[Token], index: int) -> tuple[int, str]:
+        end, digits = index, ""
+        while end < len(tokens) and tokens[end].text in _CJK_DIGITS | {"十": "10"} and end - index < 3:
+            digits += tokens[end].text
+            end += 1
+        after = tokens[end].text if end < len(tokens) and tokens[end].kind == "char" else ""
+        before = tokens[index - 1] if index else None
+        if not _CJK_COUNT.match(after) or (before is not None and before.glued and before.text in "第星期周"):
+            return 1, tokens[index].norm
+        if "十" in digits:
+            tens, _, units = digits.partition("十")
+            value = 10 * int(_CJK_DIGITS.get(tens, "1") if tens else "1") + int(_CJK_DIGITS.get(units, "0") if units else "0")
+        else:
+            value = int("".join(_CJK_DIGITS[digit] for digit in digits))
+        return end - index, f"\x01{value}\x02"
+
+    @staticmethod
+    def _pronoun(tokens: Sequence[Token], index: int) -> bool:
+        """``the one that``, ``one of``: not a number."""
+        if tokens[index].norm != "one":
+            return False
+        after = tokens[index + 1].norm if index + 1 < len(tokens) else ""
+        return (index > 0 and tokens[index - 1].norm in _NOT_PRONOUN) or after in ("is", "of", "that", "who", "which", "can", "might", "could", "would")
+
+    def _occurrences(self, spelling: _Spelling, text: _Text, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
+        position = text.string.find(spelling.key)
+        while position >= 0:
+            start = text.starts.get(position)
+            end = text.ends.get(position + len(spelling.key))
+            if start is not None and end is not None and self._whole(tokens, start, end, spelling):
+                yield start, end
+            position = text.string.find(spelling.key, position + 1)
+
+    @staticmethod
+    def _whole(tokens: Sequence[Token], start: int, end: int, spelling: _Spelling) -> bool:
+        """Whole words, whole numbers, and no sentence or line that ends inside."""
+        inside = sum(token.kind == "mark" and token.text in ".,;:!?" for token in tokens[start : end - 1])
+        if inside > spelling.marks or sum(token.kind == "newline" for token in tokens[start:end]) > 1:
+            return False
+        before = tokens[start - 1] if start else None
+        after = tokens[end] if end < len(tokens) else None
+        first, last = tokens[start], tokens[end - 1]
+        if before is not None and first.glued and _joined(before, first, tokens[start - 2] if start > 1 else None):
+            return False
+        if after is not None and after.glued:
+            if last.hangul and after.hangul:
+                tail = "".join(token.text for token in tokens[end : end + 4])
+                if not _PARTICLES.match(tail):
+                    return False
+            elif _joined(last, after, None, tokens[end + 1] if end + 1 < len(tokens) else None):
+                return False
+        if first.kind == "number" or spelling.key.startswith("\x01"):
+            if before is not None and (before.norm in _OPERATORS - {"="} or before.norm in _MORE_THAN or before.kind == "symbol" and before.text not in "=#~→|✓✗&"):
+                return False
+        if last.kind == "number" or spelling.key.endswith("\x02"):
+            if after is not None and (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or (after.kind == "number" and "/" in after.norm)):
+                return False
+        return True
+
+
+def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_right: Token | None = None) -> bool:
+    """Tell whether two tokens with nothing between them are one word or number."""
+    if {left.kind, right.kind} <= {"word", "number"}:
+        return not (left.text.isascii() != right.text.isascii() and left.kind == right.kind == "word")
+    if left.hangul and right.hangul:
+        return True
+    if left.kind == right.kind == "kana":
+        return True
+    if left.text in "-_'" and left.glued and beyond_left is not None and beyond_left.kind in ("word", "number"):
+        return right.kind in ("word", "number")
+    if right.text in "-_" and beyond_right is not None and beyond_right.glued and beyond_right.kind in ("word", "number"):
+        return left.kind in ("word", "number")
+    if "address" in (left.kind, right.kind):
+        return True
+    if "symbol" in (left.kind, right.kind):
+        symbol = right if right.kind == "symbol" else left
+        return symbol.text not in "=→|~✓✗" and not (symbol.text in "/&" and "number" not in (left.kind, right.kind))
+    return False
+
+
+def _raw(tokens: Sequence[Token]) -> str:
+    return "".join((" " if index and not token.glued else "") + token.text for index, token in enumerate(tokens))
+
+
+def _bare(text: str) -> str:
+    """Without quotation and closing marks."""
+    return text.strip().strip("\"'").rstrip(" .,;:").strip()
