@@ -19,10 +19,11 @@ AutoModelForMultimodalLM.register(LongVUConfig, LongVUForConditionalGeneration)
 if is_vision_available():
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from longvu_model.processing import register_processors
+    from longvu_model.media_processor import register_processors
+    from longvu_model.processing import LongVUProcessor
     from longvu_model.video_text_pipeline import VideoTextToTextPipeline
 
-    register_processors()
+    register_processors(LongVUConfig, LongVUProcessor)
     PIPELINE_REGISTRY.register_pipeline(
         "video-text-to-text",
         pipeline_class=VideoTextToTextPipeline,

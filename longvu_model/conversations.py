@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,10 @@ def _value(part: Mapping[str, Any], kind: str) -> Any:
     return None
 
 
-def slot_sources(prompts: Sequence[str] | None, images: Any, videos: Any) -> tuple[list[str], list[Source]]:
-    """Prompts with every slot written ``<image>``, and the sources in slot order.
+def slot_sources(
+    prompts: Sequence[str] | None, images: Any, videos: Any, video_marker: str = IMAGE_MARKER
+) -> tuple[list[str], list[Source]]:
+    """Prompts with every slot of a picture written ``<image>`` and of a video as ``video_marker``, and their sources.
 
     With pictures or videos alone, ``<image>`` is the slot of either (and ``<video>`` of a video); with both,
     ``<image>`` takes the next picture and ``<video>`` the next video. Without prompts: pictures, then videos.
@@ -107,7 +109,16 @@ def slot_sources(prompts: Sequence[str] | None, images: Any, videos: Any) -> tup
     rewritten = [prompt.replace(VIDEO_MARKER, IMAGE_MARKER) if clips else prompt for prompt in prompts]
     if sources:
         _compare(rewritten, IMAGE_MARKER, len(sources), "media")
+    if video_marker != IMAGE_MARKER:
+        markers = iter(video_marker if source.is_video else IMAGE_MARKER for source in sources)
+        rewritten = [_with_markers(prompt, markers) for prompt in rewritten] if sources else list(prompts)
     return rewritten, sources
+
+
+def _with_markers(prompt: str, markers: Iterator[str]) -> str:
+    """A prompt whose ``<image>`` are replaced by the next markers."""
+    first, *rest = prompt.split(IMAGE_MARKER)
+    return first + "".join(next(markers) + piece for piece in rest)
 
 
 def _compare(prompts: Sequence[str], marker: str, count: int, name: str) -> None:

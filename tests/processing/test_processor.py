@@ -16,7 +16,8 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from longvu_model.config import IMAGE_TOKEN_INDEX, LongVUConfig
 from longvu_model.image_processing import LongVUImageProcessor
-from longvu_model.processing import LongVUProcessor, register_processors
+from longvu_model.media_processor import register_processors
+from longvu_model.processing import LongVUProcessor
 from longvu_model.prompts import CHAT_TEMPLATES, drop_doubled_bos, render_prompt, tokenize_with_slots
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
 from longvu_model.video import decode_frames
@@ -228,7 +229,7 @@ def test_decoding_shows_slots() -> None:
 
 @pytest.mark.parametrize("style", ["qwen", "llama3"])
 def test_saving_and_loading_keeps_everything(style: str, tmp_path: Path) -> None:
-    register_processors()
+    register_processors(LongVUConfig, LongVUProcessor)
     processor = build(style, fps=2.0, max_frames=3)
     processor.image_processor.dino_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(tmp_path)
@@ -245,7 +246,7 @@ def test_saving_and_loading_keeps_everything(style: str, tmp_path: Path) -> None
 
 
 def test_image_and_video_processors_save_alone(tmp_path: Path) -> None:
-    register_processors()
+    register_processors(LongVUConfig, LongVUProcessor)
     for processor, name in (
         (LongVUImageProcessor(**SIZES), "preprocessor_config.json"),
         (LongVUVideoProcessor(**SIZES, num_frames=5), "video_preprocessor_config.json"),
