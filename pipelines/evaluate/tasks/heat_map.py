@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 # From low to high, as the published figures.
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
+WITHOUT_SCORE = "#D0D0D0"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ def draw(
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    colours = LinearSegmentedColormap.from_list("needle", COLOURS)
-    colours.set_bad("#D0D0D0")
+    colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad=WITHOUT_SCORE)
     low, high = limits or (None, None)
     figure = Figure(figsize=(17.5, 8), layout="constrained")
     axes = figure.add_subplot()

@@ -142,9 +142,16 @@ def segment_frames(
 
     Args:
         first, last: the first and the last frame number that there are.
+
+    Raises:
+        ValueError: no frame lies between the bounds.
     """
     start = first if start_s is None else max(first, round(start_s * rate))
     stop = last if end_s is None else min(round(end_s * rate), last)
+    if start > stop:
+        raise ValueError(
+            f"no frame between {start_s} s and {end_s} s: the last is number {last} at {rate:g} per second"
+        )
     length = (stop - start) / segments
     return np.asarray([min(last, int(start + length / 2 + round(length * i))) for i in range(segments)])
 

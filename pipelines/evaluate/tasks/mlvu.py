@@ -124,7 +124,7 @@ def _unanswerable(record: Record) -> str | None:
     if not any(any(field) if isinstance(field, list) else field for field in fields):
         return "the row is empty"
     candidates, answer = record.values.get("candidates"), record.values.get("answer")
-    if not isinstance(answer, str) or not isinstance(candidates, list) or not answer.strip():
-        return None
+    if not isinstance(answer, str) or not answer.strip() or not isinstance(candidates, list) or len(candidates) != 4:
+        return None  # a broken row, which is another matter
     fits = any(isinstance(candidate, str) and candidate.strip() == answer.strip() for candidate in candidates)
     return None if fits else "the answer is none of the candidates"

@@ -86,6 +86,7 @@ class GridOptions(Config):
     spacing: Spacing = setting("linear", about="of depths: linear, sigmoid, or sigmoid_published (the inverted one)")
     repeats: int = setting(4, about="videos per cell, each with another needle", ge=1)
     kind: Literal["colour", "shape"] = setting("colour", about="what is asked: colour or shape")
+    fps: int = setting(5, about="frames per second of the videos, of which one per second is sampled", ge=1, le=60)
     needle_s: float = setting(2.0, about="seconds for which the needle is seen", ge=1, le=4)
     seed: int = setting(1000, about="of the videos; take another than that of the corpus a model learned from", ge=0)
 
@@ -115,6 +116,7 @@ class SyntheticNeedleGrid(ChoiceTask):
                 num_videos=videos,
                 seconds=length_s,
                 seed=self.options.seed,
+                fps=self.options.fps,
                 scenes=(2, 3),
                 needle_seconds=(self.options.needle_s, self.options.needle_s),
                 kinds=(self.options.kind,),

@@ -38,4 +38,4 @@ def write_synthetic(folder: Path) -> tuple[str, ...]:
 
 def write_grid(folder: Path) -> tuple[str, ...]:
     """Nothing to write: five depths of half a minute."""
-    return ("lengths_s=[30]", "num_depths=5", "repeats=1")
+    return ("lengths_s=[30]", "num_depths=5", "repeats=1", "fps=4")
