@@ -67,7 +67,7 @@ def label_bars(answers: Sequence[str], parsed: Sequence[str]) -> str:
     axes.set_ylabel("share in %", fontsize=9)
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper right")
     axes.margins(y=0.25)
-    return _svg(figure, "labels that are right, and labels that were given")
+    return _svg(figure, "labels that are right, and labels that were given", grid="y")
 
 
 def difference_bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None]], percent: bool) -> str:
@@ -90,7 +90,7 @@ def difference_bars(title: str, rows: Sequence[tuple[str, float, tuple[float, fl
     return _svg(figure, title)
 
 
-def _svg(figure: Any, title: str) -> str:
+def _svg(figure: Any, title: str, grid: str = "x") -> str:
     """Text stays text, so it can be searched; the same figure gives the same bytes."""
     import matplotlib
 
@@ -98,7 +98,7 @@ def _svg(figure: Any, title: str) -> str:
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.tick_params(length=0, labelsize=9)
-        axes.grid(axis="both", color=GRID, linewidth=0.8, zorder=0)
+        axes.grid(axis=grid, color=GRID, linewidth=0.8, zorder=0)
         axes.set_axisbelow(True)
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "longvu", "font.family": "sans-serif"}):

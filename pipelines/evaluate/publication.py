@@ -97,7 +97,7 @@ def _summary(prepared: Prepared, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "config": config.flat(),
         "model": {
             "name": config.model,
-            "digest": terms.model,
+            "digest": terms.model if prepared.folder else None,
             "folder": str(prepared.folder.resolve()) if prepared.folder else None,
             "endpoint": config.endpoint,
             **terms.more,

@@ -88,7 +88,7 @@ def decided(found: dict[str, Any]) -> list[tuple[str, str]]:
     judge = found["judge"]
     facts = {
         "model": f"{model['name']} ({model['endpoint'] or model['folder']})",
-        "model digest": str(model["digest"]),
+        "model digest": model["digest"] or "an endpoint's model has none",
         "task, preset": f"{task['task']}, {task['preset']}: {task['about']}",
         "frames": found["frames"],
         "model settings": ", ".join(f"{k}={v:g}" for k, v in found["model_settings"].items()) or "the checkpoint's",

@@ -101,7 +101,7 @@ def answer_work(
             raise
         cause, message = _cause(error)
         for questions in left.values():
-            yield from settled(media or work.unread, questions, media, cause=cause, message=message)
+            yield from settled(work.unread, questions, media, cause=cause, message=message)
         return
     groups = list(left.values())
     for position, outcome in answerer.answer(seen, asks):
