@@ -1,4 +1,4 @@
-"""Training on Ray that loses a worker, its driver, and is asked to stop: the run comes to what it would have been."""
+"""Training on Ray that loses workers and drivers, or is asked to stop: the run comes to what it would have been."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 
 from jobs.train import main
 from pipelines.config import load_config
 from pipelines.train.config import TrainConfig
+from tests.faults.job import Job
 from tests.faults.training import (
     WORKER,
     audit_lines,
@@ -47,22 +49,38 @@ def test_killed_workers_and_drivers_leave_no_trace(tmp_path: Path) -> None:
     assert max(kill.lost for kill in kills) <= 4
 
 
-def test_sigterm_of_the_driver_saves_and_of_a_worker_moves_it(tmp_path: Path) -> None:
-    config = write_problem(tmp_path, 400, 1)
-    audit = tmp_path / "audit"
+def test_workers_that_leave_and_come_back_learn_the_same(tmp_path: Path) -> None:
+    """SIGTERM moves a worker and stops the driver, with a step's work lost to neither; 2, then 1, then 2 workers."""
+    config, audit = write_problem(tmp_path / "moved", 400, 1), tmp_path / "moved" / "audit"
     with start(config) as job:
         assert job.wait_until(lambda: newest_cursor(audit) >= 3), job.stderr
         asked = job.processes(WORKER)[0]
         before = newest_cursor(audit)
         asked.send_signal(signal.SIGTERM)
         assert job.wait_until(lambda: len(list(audit.glob("*.jsonl"))) == 4 and next_step_s(audit, 0)), job.stderr
-        assert job.wait_until(lambda: newest_cursor(audit) >= before + 5), job.stderr
-        job.driver.send_signal(signal.SIGTERM)
-        assert job.wait() == 143
-        assert job.last_words == "terminated; the same command continues where it stopped"
-    done = newest_cursor(audit) + 1
+        done = stop(job, audit, before + 5)
     steps = [line["cursor"] for line in audit_lines(audit)]
     assert sorted(steps) == sorted([*range(done), *range(done)]), "each of two workers did each step once: nothing lost"
-    run = load_config(TrainConfig, config).run_uri.removeprefix("file://")
-    newest = max(Path(run).glob("checkpoints/*/commit.json"))
+    with start(config, "workers.count=1") as job:
+        alone = stop(job, audit, done + 5)
+    assert alone < 200, "the run ended before its second worker came back"
+    with start(config) as job:
+        assert job.wait() == 0, job.stderr
+
+    found, expected = account_of(load_config(TrainConfig, config)), undisturbed(tmp_path / "undisturbed", 400, 1)
+    assert found.runs == 1 and found.samples == expected.samples == {0: dict.fromkeys(range(400), 1)}
+    assert found.losses.keys() == expected.losses.keys()
+    for step, (loss,) in expected.losses.items():
+        assert found.losses[step] == [pytest.approx(loss, rel=2e-6)], step
+
+
+def stop(job: Job, audit: Path, cursor: int) -> int:
+    """Terminate a job once it has come to a step; how many it has done, which its newest checkpoint holds."""
+    assert job.wait_until(lambda: newest_cursor(audit) >= cursor, 150), job.stderr
+    job.driver.send_signal(signal.SIGTERM)
+    assert job.wait() == 143, job.stderr
+    assert job.last_words == "terminated; the same command continues where it stopped"
+    done = newest_cursor(audit) + 1
+    newest = max(audit.parent.glob("train/*/checkpoints/*/commit.json"))
     assert json.loads(newest.read_text())["cursor"] == done
+    return done
