@@ -58,11 +58,10 @@ class Runner:
         stop = start + len(embeds_QC)
         visible = in_blocks(stop)
         positions_Q = torch.arange(start, stop, device=self._device)
-        mask_QS = torch.arange(visible, device=self._device) <= positions_Q[:, None]
         return self._decoder(
             inputs_embeds=embeds_QC[None],
             position_ids=positions_Q[None],
-            attention_mask=mask_QS[None, None],
+            attention_mask=self._mask(positions_Q, visible)[None, None],
             past_key_values=ChunkView(self.cache, slot, start, visible),
             use_cache=True,
         ).last_hidden_state[0]
@@ -100,15 +99,21 @@ class Runner:
 
     def _forward(self, inputs_2R: Tensor, visible: int) -> Tensor:
         tokens_R, positions_R = inputs_2R
-        mask_RS = torch.arange(visible, device=self._device) <= positions_R[:, None]
         hidden = self._decoder(
             inputs_embeds=self._embed(tokens_R)[:, None],
             position_ids=positions_R[:, None],
-            attention_mask=mask_RS[:, None, None],
+            attention_mask=self._mask(positions_R, visible)[:, None, None],
             past_key_values=StepView(self.cache, positions_R, visible),
             use_cache=True,
         ).last_hidden_state
         return self._head(hidden[:, 0])
+
+    def _mask(self, positions: Tensor, visible: int) -> Tensor:
+        """Additive (n, S): a position sees itself and what is before it. Kernels would turn a bool one into this."""
+        hidden = torch.arange(visible, device=self._device) > positions[:, None]
+        return torch.zeros(hidden.shape, dtype=self.cache.tensor.dtype, device=self._device).masked_fill_(
+            hidden, float("-inf")
+        )
 
     def _capture(self) -> None:
         visible = _FEWEST_GRAPH_POSITIONS
