@@ -105,7 +105,24 @@ class TowerPixelsKwargs(TypedDict, total=False):
     dino_std: tuple[float, float, float]
 
 
-class LongVUImageProcessor(BaseImageProcessor):
+class PictureProcessor(BaseImageProcessor):
+    """Pictures to model inputs; a family says what pixels its towers take."""
+
+    def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
+        """Model inputs of decoded media."""
+        raise NotImplementedError
+
+    def load(self, source: Any) -> Medium:
+        """One picture as a medium; see :func:`load_image` for what can be given."""
+        return Medium([load_image(source)], is_video=False)
+
+    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:  # type: ignore[override]
+        """Model inputs of one picture or a (nested) list of them, in order; see :meth:`media_inputs`."""
+        check_call(return_tensors, kwargs)
+        return BatchFeature(self.media_inputs([self.load(source) for source in flatten(images)]))
+
+
+class LongVUImageProcessor(PictureProcessor):
     """Pictures to model inputs; saved as ``preprocessor_config.json``. Defaults are the published towers'.
 
     Args:
@@ -136,15 +153,9 @@ class LongVUImageProcessor(BaseImageProcessor):
         self.dino_size, self.dino_mean, self.dino_std = dino_size, list(dino_mean), list(dino_std)
         tower_pixels(self)
 
-    def load(self, source: Any) -> Medium:
-        """One picture as a medium; see :func:`load_image` for what can be given."""
-        return Medium([load_image(source)], is_video=False)
-
-    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:  # type: ignore[override]
-        """Model inputs of one picture or a (nested) list of them, in order; see :func:`pixel_inputs`."""
-        check_call(return_tensors, kwargs)
-        media = [self.load(source) for source in flatten(images)]
-        return BatchFeature(pixel_inputs([(medium, *tower_pixels(self)) for medium in media]))
+    def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
+        """See :func:`pixel_inputs`."""
+        return pixel_inputs([(medium, *tower_pixels(self)) for medium in media])
 
 
 def tower_pixels(processor: Any) -> tuple[TowerPixels, TowerPixels]:

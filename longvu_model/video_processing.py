@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -26,8 +26,8 @@ from longvu_model.video.decode import Backend
 _LOGGER = logging.getLogger(__name__)
 
 
-class VideoKwargs(TowerPixelsKwargs, total=False):
-    """Fields of the video processor: the towers' pixels, the frame sampling and the decoder."""
+class SamplingKwargs(TypedDict, total=False):
+    """Fields of a video processor that fix which frames are shown, and the decoder."""
 
     fps: float | None
     num_frames: int | None
@@ -35,16 +35,14 @@ class VideoKwargs(TowerPixelsKwargs, total=False):
     decoder: str
 
 
-class LongVUVideoProcessor(BaseVideoProcessor):
-    """Videos to model inputs; saved as ``video_preprocessor_config.json``. Defaults are the published towers'.
+class VideoKwargs(TowerPixelsKwargs, SamplingKwargs, total=False):
+    """Fields of LongVU's video processor."""
+
+
+class SampledVideoProcessor(BaseVideoProcessor):
+    """Videos to model inputs, decoded and sampled here; a family says what pixels its towers take.
 
     Args:
-        siglip_size: input side of the SigLIP tower in pixels.
-        siglip_mean: per RGB channel, in [0, 1].
-        siglip_std: per RGB channel.
-        dino_size: input side of the DINOv2 tower in pixels.
-        dino_mean: per RGB channel, in [0, 1].
-        dino_std: per RGB channel.
         fps: frames to sample per second of video; unused where ``num_frames`` is set.
         num_frames: sample this many frames, evenly spread, instead.
         max_frames: upper limit on sampled frames.
@@ -52,17 +50,8 @@ class LongVUVideoProcessor(BaseVideoProcessor):
         **kwargs: bookkeeping of the library.
     """
 
-    valid_kwargs = VideoKwargs  # type: ignore[assignment]
-    model_input_names = MODEL_INPUT_NAMES
-
     def __init__(
         self,
-        siglip_size: int = 384,
-        siglip_mean: Sequence[float] = SIGLIP_MEAN,
-        siglip_std: Sequence[float] = SIGLIP_STD,
-        dino_size: int = 378,
-        dino_mean: Sequence[float] = IMAGENET_MEAN,
-        dino_std: Sequence[float] = IMAGENET_STD,
         fps: float | None = 1.0,
         num_frames: int | None = None,
         max_frames: int | None = None,
@@ -70,11 +59,12 @@ class LongVUVideoProcessor(BaseVideoProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.siglip_size, self.siglip_mean, self.siglip_std = siglip_size, list(siglip_mean), list(siglip_std)
-        self.dino_size, self.dino_mean, self.dino_std = dino_size, list(dino_mean), list(dino_std)
         self.fps, self.num_frames, self.max_frames, self.decoder = fps, num_frames, max_frames, decoder
-        tower_pixels(self)
         self.sampling()
+
+    def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
+        """Model inputs of decoded media."""
+        raise NotImplementedError
 
     def sampling(
         self,
@@ -128,15 +118,51 @@ class LongVUVideoProcessor(BaseVideoProcessor):
             **kwargs: none are known.
 
         Returns:
-            See :func:`longvu_model.image_processing.pixel_inputs`.
+            See :meth:`media_inputs`.
         """
         check_call(return_tensors, kwargs)
         rule = self.sampling(sampling, fps=fps, num_frames=num_frames, max_frames=max_frames)
         media = [self.load(source, rule) for source in flatten_videos(videos)]
-        inputs = BatchFeature(pixel_inputs([(medium, *tower_pixels(self)) for medium in media]))
+        inputs = BatchFeature(self.media_inputs(media))
         if return_metadata:
             inputs["video_metadata"] = [medium.metadata for medium in media]
         return inputs
+
+
+class LongVUVideoProcessor(SampledVideoProcessor):
+    """Videos to model inputs; saved as ``video_preprocessor_config.json``. Defaults are the published towers'.
+
+    Args:
+        siglip_size: input side of the SigLIP tower in pixels.
+        siglip_mean: per RGB channel, in [0, 1].
+        siglip_std: per RGB channel.
+        dino_size: input side of the DINOv2 tower in pixels.
+        dino_mean: per RGB channel, in [0, 1].
+        dino_std: per RGB channel.
+        **kwargs: frame sampling, see :class:`SampledVideoProcessor`.
+    """
+
+    valid_kwargs = VideoKwargs  # type: ignore[assignment]
+    model_input_names = MODEL_INPUT_NAMES
+
+    def __init__(
+        self,
+        siglip_size: int = 384,
+        siglip_mean: Sequence[float] = SIGLIP_MEAN,
+        siglip_std: Sequence[float] = SIGLIP_STD,
+        dino_size: int = 378,
+        dino_mean: Sequence[float] = IMAGENET_MEAN,
+        dino_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.siglip_size, self.siglip_mean, self.siglip_std = siglip_size, list(siglip_mean), list(siglip_std)
+        self.dino_size, self.dino_mean, self.dino_std = dino_size, list(dino_mean), list(dino_std)
+        tower_pixels(self)
+
+    def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
+        """See :func:`longvu_model.image_processing.pixel_inputs`."""
+        return pixel_inputs([(medium, *tower_pixels(self)) for medium in media])
 
 
 def load_video(source: Any, sampling: FrameSampling, *, decoder: Backend = "pyav") -> Medium:
