@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.config import setting
 from pipelines.evaluate.tasks import open_qa
@@ -31,7 +31,7 @@ class ActivityNetQA(OpenQA):
 <split>_a.json
 all_test/v_<video_name>.mp4    (or .mkv, .webm; also in videos/)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         **PRESETS,
         "lmms": Preset(
             about="lmms-eval's prompt; it leaves frames to the model",
@@ -40,7 +40,7 @@ all_test/v_<video_name>.mp4    (or .mkv, .webm; also in videos/)"""
             max_new_tokens=64,
         ),
     }
-    styles: Mapping[str, str] = {**OpenQA.styles, "sentence": "{question}" + WORD_OR_PHRASE}
+    styles: ClassVar[Mapping[str, str]] = {**OpenQA.styles, "sentence": "{question}" + WORD_OR_PHRASE}
 
     def load(self, data: Path) -> Iterator[Row]:
         questions = json_records(self.file(data, f"{self.options.split}_q.json"), data)

@@ -224,7 +224,7 @@ class Task(ABC):
         return f"Source: {cls.source}. Layout:\n{lines}"
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides what is asked and shown, for results; plain JSON values."""
+        """Everything that decides what is asked, shown and judged, for results; plain JSON values."""
         return {
             "task": self.name,
             "preset": self.preset_name,

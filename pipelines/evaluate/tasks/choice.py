@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pipelines.evaluate.parsing import parse_choice
 from pipelines.evaluate.tasks.base import LETTERS, Judged, Row, Task
 
 
@@ -69,8 +70,6 @@ class ChoiceTask(Task):
 
     def label(self, row: Row, reply: str) -> str | None:
         """The label that the reply commits to."""
-        from pipelines.evaluate.parsing import parse_choice
-
         return parse_choice(self.preset.reply_prefix + reply, row.options)
 
     def settings(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -51,7 +51,7 @@ Ego4D/v1_288p/<uid>.mp4
 <sample_id>.mp4                   (preset lmms: one clip per row, also in videos/)
 test_q.json, test_a.json, videos/<uid>_<n>.mp4   (preset videollamb)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "default": Preset(
             about="media as distributed, the makers' question with lettered options",
             style="letter",
@@ -79,7 +79,7 @@ test_q.json, test_a.json, videos/<uid>_<n>.mp4   (preset videollamb)"""
             temperature=0.2,
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "letter": ChoiceStyle("{question}\n", WITH_DOT, LETTER_DIRECTLY),
         "phrase": ChoiceStyle("{question}", "", ""),
         "lmms": ChoiceStyle("{question}\n", WITH_DOT, LETTER_DIRECTLY.removesuffix(" directly.")),

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
@@ -40,7 +40,7 @@ subset_answers.json      (split=subset)
 uid_to_ego4d.json        (optional: errors clustered by source video)
 videos/<q_uid>.mp4       (or good_clips_git/, or beside the questions)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "longvu": Preset(
             about="LongVU, eval_egoschema.py",
             style="longvu",
@@ -59,7 +59,7 @@ videos/<q_uid>.mp4       (or good_clips_git/, or beside the questions)"""
             about="lmms-eval; it leaves frames to the model", style="llava", sampling="uniform:32", max_new_tokens=16
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "longvu": ChoiceStyle(
             QUESTION_OPTIONS,
             IN_BRACKETS,

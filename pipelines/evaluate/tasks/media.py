@@ -25,6 +25,7 @@ from longvu_model.video.errors import Corrupt, Missing, Truncated
 from longvu_model.video.frames import Rgb
 from longvu_model.video.sampling import FrameSampling, Indices
 from longvu_model.video.sparse import SparseFrames
+from longvu_model.video.supervised import supervised_blocks
 
 EVERY_FRAME = FrameSampling(fps=1e6)
 """Above twice a video's rate every frame is taken."""
@@ -209,16 +210,21 @@ def _files(clip: Clip, numbers: Indices) -> Iterator[Rgb]:
 
 
 def _decoded(path: str, numbers: Indices) -> Iterator[Rgb]:
-    """The frames ``numbers`` of a video, which may repeat but not go back."""
+    """The frames ``numbers`` of a video, which may repeat but not go back; decoded in a supervised child."""
+    first, last, video = int(numbers[0]), int(numbers[-1]), _frames(path, EVERY_FRAME)
+    if last >= video.num_frames:
+        raise Truncated(f"{path}: has {video.num_frames} frames, frame {last} is asked for (the first is 0)")
+    # A bound at the end would leave out the last frame of all.
+    end_s = (last + 1) / video.fps if last + 1 < video.num_frames else None
+    rule = dataclasses.replace(EVERY_FRAME, start_s=first / video.fps, end_s=end_s)
     wanted = numbers.tolist()
-    rate = _frames(path, EVERY_FRAME).fps
-    for number, _, picture in _frames(path, dataclasses.replace(EVERY_FRAME, start_s=wanted[0] / rate)):
-        while wanted and number == wanted[0]:
-            wanted.pop(0)
-            yield picture
-        if not wanted:
-            return
-    raise Truncated(f"{path}: ends before its frame {wanted[0]}")
+    for block in supervised_blocks(path, rule):
+        for number, picture in zip(block.indices.tolist(), block.frames, strict=True):
+            while wanted and number == wanted[0]:
+                wanted.pop(0)
+                yield picture
+    if wanted:
+        raise Truncated(f"{path}: its frame {wanted[0]} cannot be decoded")
 
 
 def _frames(path: str, sampling: FrameSampling) -> SparseFrames:

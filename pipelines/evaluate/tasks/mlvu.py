@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
@@ -44,7 +45,7 @@ MLVU/json/<n>_<task>.json            (or json/)
 MLVU/video/<n>_<task>/<video>.mp4    (or video/)"""
     Options = Options
     mean_over = "task"
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "longvu": LONGVU,
         "official": Preset(
             about="MLVU's own choice_bench.py (VideoChat2): the middle of 16 equal parts",
@@ -65,7 +66,7 @@ MLVU/video/<n>_<task>/<video>.mp4    (or video/)"""
             max_new_tokens=16,
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "longvu": ChoiceStyle(
             QUESTION_OPTIONS, IN_BRACKETS, "\nRespond with only the letter (A, B, C or D) of the correct option."
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipelines.evaluate.tasks.base import Judged, Messages, Preset, Row, Task
 from pipelines.evaluate.tasks.judge import generation_messages, read_generation_scores
@@ -30,7 +30,7 @@ class MLVUGeneration(Task):
     layout = MLVU.layout
     Options = Options
     mean_over = "task"
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "default": Preset(
             about="the bare question at LongVU's settings for MLVU",
             style="bare",
@@ -98,4 +98,10 @@ class MLVUGeneration(Task):
         return Judged("scored", reply.strip(), sum(scores), dict(zip(aspects, scores, strict=True)))
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "prompt": "{question}", "scored": "by a judge: two scores of 1 to 5, added"}
+        judges = {
+            task: generation_messages(
+                "{question}", "{reference}", ["{point}"] * (task == "sub_scene"), "{reply}", aspects
+            )
+            for task, aspects in ASPECTS.items()
+        }
+        return {**super().settings(), "prompt": "{question}", "scored_by": judges}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
@@ -86,7 +87,7 @@ video/scene_qa/video/*.mp4                   video/nturgbd/*.avi
 video/vlnqa/...                              video/data0613/... (merged into the above, or as unpacked)"""
     Options = Options
     mean_over = "subtask"
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "longvu": Preset(
             about="LongVU, eval_mvbench.py",
             style="longvu",
@@ -118,7 +119,7 @@ video/vlnqa/...                              video/data0613/... (merged into the
             max_new_tokens=16,
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "longvu": MVBENCH_STYLE,
         "official": ChoiceStyle(OFFICIAL_SYSTEM + QUESTION_OPTIONS, IN_BRACKETS, "\nOnly give the best option."),
         "llava": LLAVA_STYLE,

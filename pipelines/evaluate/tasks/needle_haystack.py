@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
@@ -67,7 +67,7 @@ haystack/ego/*.mp4           (footage)
 haystack/readingsky.mp4      (modality=video)
 haystack/readingsky.png      (modality=image)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "default": Preset(
             about="this project's: one frame per second, greedy", style="niavh", sampling="fps:1", max_new_tokens=128
         ),
@@ -169,7 +169,8 @@ haystack/readingsky.png      (modality=image)"""
         return [heat_map.draw(table, folder / f"niavh_{self.options.modality}.png", title=title)]
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "prompt": model_prompt("{question}")}
+        scored = needle_messages("{question}", "{reference}", "{reply}") if self.needs_judge else "keywords"
+        return {**super().settings(), "prompt": model_prompt("{question}"), "scored_by": scored}
 
 
 def model_prompt(question: str) -> str:

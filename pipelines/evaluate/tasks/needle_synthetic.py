@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.config import Config, setting
 from pipelines.corpus import KINDS, CorpusConfig, VideoPlan, plan_corpus
@@ -50,8 +50,8 @@ class SyntheticNeedle(ChoiceTask):
 questions.jsonl
 videos/<video_id>.mp4"""
     Options = Options
-    presets: Mapping[str, Preset] = _PRESETS
-    styles: Mapping[str, ChoiceStyle] = _STYLES
+    presets: ClassVar[Mapping[str, Preset]] = _PRESETS
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = _STYLES
 
     def load(self, data: Path) -> Iterator[Row]:
         for record in json_line_records(self.file(data, "questions.jsonl"), data):
@@ -99,8 +99,8 @@ class SyntheticNeedleGrid(ChoiceTask):
     source = "nowhere: its videos are drawn when they are asked for"
     layout = "(no files; any folder will do)"
     Options = GridOptions
-    presets: Mapping[str, Preset] = _PRESETS
-    styles: Mapping[str, ChoiceStyle] = _STYLES
+    presets: ClassVar[Mapping[str, Preset]] = _PRESETS
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = _STYLES
 
     def load(self, data: Path) -> Iterator[Row]:
         chosen = self.options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.config import Config, setting
 from pipelines.evaluate.tasks.base import LETTERS, Preset, Row
@@ -42,7 +42,7 @@ dataset/nextqa/<split>.csv               (or nextqa/<split>.csv, or at the root)
 dataset/nextqa/map_vid_vidorID.json      (optional: VidOR's folders)
 NExTVideo/<vidor folder>/<video>.mp4     (or NExTVideo/<video>.mp4)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "default": Preset(
             about="this project's: LongVU's question and one frame per second",
             style="letter",
@@ -63,7 +63,7 @@ NExTVideo/<vidor folder>/<video>.mp4     (or NExTVideo/<video>.mp4)"""
             max_new_tokens=16,
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "letter": ChoiceStyle(
             QUESTION_OPTIONS,
             IN_BRACKETS,

@@ -71,7 +71,7 @@ class OpenQA(Task):
 
     kind = "open"
     Options: ClassVar[type[Config]] = Options
-    presets: Mapping[str, Preset] = PRESETS
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
     styles: ClassVar[Mapping[str, str]] = {
         "bare": "{question}",
         "phrase": "{question}\n" + WORD_OR_PHRASE.strip().strip(),
@@ -108,8 +108,8 @@ class OpenQA(Task):
         return Judged("scored", normalised(reply), float(verdict.match), detail)
 
     def settings(self) -> dict[str, Any]:
-        scored = "by a judge: yes or no, and 0 to 5" if self.needs_judge else "equal after normalisation"
-        return {**super().settings(), "prompt": self.styles[self.preset.style], "scored": scored}
+        scored = qa_messages("{question}", "{answer}", "{reply}") if self.needs_judge else "equal after normalisation"
+        return {**super().settings(), "prompt": self.styles[self.preset.style], "scored_by": scored}
 
 
 def normalised(text: str) -> str:

@@ -196,8 +196,9 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a text"}.get(type(value), type(value).__name__)
+def _kind(value: object) -> str:
+    kinds: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
+    return kinds.get(type(value), type(value).__name__)
 
 
 def _shown(value: Any) -> str:

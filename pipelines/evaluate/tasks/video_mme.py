@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -48,7 +48,7 @@ videomme/test-00000-of-00001.parquet    (or at the root)
 data/<videoID>.mp4                      (the members of video*.zip, flattened)
 subtitle/<videoID>.srt                  (of subtitle.zip, for subtitles=true; 156 videos have none)"""
     Options = Options
-    presets: Mapping[str, Preset] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "longvu": Preset(
             about="LongVU, eval_videomme.py; the release takes subtitles whenever the .srt is there",
             style="longvu",
@@ -69,7 +69,7 @@ subtitle/<videoID>.srt                  (of subtitle.zip, for subtitles=true; 15
             max_new_tokens=16,
         ),
     }
-    styles: Mapping[str, ChoiceStyle] = {
+    styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "longvu": ChoiceStyle(QUESTION_OPTIONS, AS_GIVEN, "\n" + _LETTER_ONLY),
         "official": ChoiceStyle(f"{_SELECT}. {_LETTER_ONLY}{{question}}\n", AS_GIVEN, "\nThe best answer is:"),
         "lmms": ChoiceStyle(

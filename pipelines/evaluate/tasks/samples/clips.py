@@ -36,7 +36,7 @@ def write_clip(
     """A video in the container that the name asks for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(_CODECS[path.suffix], rate=rate)
+        stream: Any = container.add_stream(_CODECS[path.suffix], rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.options = {"threads": "1"}
         for picture in pictures(colour, shape, seconds * rate, size):
