@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== installing the pinned packages into .venv (minutes the first time) =="
 	@# torch alone and first, by its exact version: resolved among the rest, pip may fetch several gigabyte-sized builds of it.
 	@$(PIP) install --quiet --progress-bar on -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[data,train,serve,dev]'
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e '.[data,train,evaluate,serve,dev]'
 	@touch $(READY)
 	@echo "== ready: source .venv/bin/activate, then longvu --help =="
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # What `make setup` installs; `gpu` needs a GPU machine.
-INSTALLED_EXTRAS = ("data", "train", "serve", "dev")
+INSTALLED_EXTRAS = ("data", "train", "evaluate", "serve", "dev")
 
 
 def pins() -> dict[str, Version]:
