@@ -14,19 +14,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Jobs that read their own options: the words after the command go to their `main` as they are.
+# Jobs that read their own options: the words after the command go to the function as they are.
 JOBS = {
-    "extract": "videos -> feature store (Ray Data); resumes where it stopped",
-    "store": "look into a feature store: ls, show, verify, compact, sweep, quarantine",
-    "probe": "decode one source as extraction would, and say what it is or why it fails",
-    "train": "samples + features -> checkpoints (Ray Train, DeepSpeed); resumes where it stopped",
-    "plan": "what a training run would do: samples, steps, balance",
-    "estimate": "memory, time, traffic and cost of a training run on N GPUs, without one",
-    "export": "a training checkpoint as a model folder, in our layout or the published one",
-    "demo": "the first run from start to end, on videos made here or on your own",
+    "extract": ("jobs.extract:main", "videos -> feature store (Ray Data); resumes where it stopped"),
+    "store": ("jobs.store:main", "look into a feature store: ls, show, verify, compact, sweep, quarantine"),
+    "probe": ("jobs.probe:main", "decode one source as extraction would, and say what it is or why it fails"),
+    "train": ("jobs.train:train_main", "samples + features -> checkpoints (Ray Train, DeepSpeed); resumes"),
+    "plan": ("jobs.train:plan_main", "what a training run would do: samples, steps, balance"),
+    "estimate": ("jobs.train:estimate_main", "memory, time, traffic and cost of a training run on N GPUs, without one"),
+    "export": ("jobs.train:export_main", "a training checkpoint as a model folder, in our layout or the published one"),
+    "eval": ("jobs.evaluate:main", "checkpoint or endpoint + benchmark -> scores with error bars; resumes"),
+    "compare": ("jobs.evaluate:compare_main", "two evaluations, question by question"),
+    "serve": ("jobs.serve:main", "checkpoint -> OpenAI-compatible endpoint (Ray Serve), with a chat page if asked"),
+    "chat": ("jobs.chat:main", "questions about a video in the terminal, with a model here or an endpoint"),
+    "demo": ("jobs.demo:main", "the first run from start to end, on videos made here or on your own"),
 }
-
-TRAINING = frozenset(("train", "plan", "estimate", "export"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,17 +105,16 @@ def build_parser() -> Parser:
         where = f"that tower of a published SRC (default: SRC/{tower}, else the hub's)"
         convert.add_argument(f"--{tower}", metavar="FOLDER", help=where)
 
-    for job, summary in JOBS.items():
+    for job, (_, summary) in JOBS.items():
         commands.add_parser(job, help=summary, add_help=False)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in TRAINING:
-        return int(import_module("jobs.train").main(words))
     if words and words[0] in JOBS:
-        return int(import_module(f"jobs.{words[0]}").main(words[1:]))
+        module, function = JOBS[words[0]][0].split(":")
+        return int(getattr(import_module(module), function)(words[1:]))
     options = build_parser().parse_args(words)
     from pipelines.errors import run_cli
 
