@@ -179,7 +179,7 @@ def device_of(prepared: Prepared, gpus: float | None) -> str:
 
 def _assignment(prepared: Prepared, device: str) -> Assignment:
     config, terms = prepared.config, prepared.terms
-    common = {
+    common: dict[str, Any] = {
         "system": terms.system,
         "reply_prefix": terms.reply_prefix,
         "max_new_tokens": terms.max_new_tokens,

@@ -75,7 +75,7 @@ def headline_lines(found: dict[str, Any]) -> Iterator[str]:
 def category_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """A table per category: value, score, questions, unparsed, failed."""
     for category, entries in found["categories"].items():
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for value, entry in entries.items():
             score = shown_score(found["score"], entry["value"], entry["se"])
             rows.append((value, score, str(entry["n"]), str(entry["unparsed"]), str(entry["failed"])))

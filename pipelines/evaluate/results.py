@@ -100,7 +100,8 @@ def score_name(task: Task) -> str:
 
 def metrics(results: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of ``results.json`` as MLflow has them; what compare shows is named likewise."""
-    score, found = results["score"], {}
+    score = results["score"]
+    found: dict[str, Any] = {}
     headline = results["headline"]
     found |= {score: headline["value"], f"{score}_se": headline["se"], f"{score}_n": headline["n"]}
     if (other := results["unparsed_as_wrong"]) is not None:

@@ -125,9 +125,10 @@ class Dealer:
                 refs = [ref for hand in hands for ref in hand.works]
                 ready, _ = self._ray.wait(refs, num_returns=1, timeout=_WAIT_S)
                 for ref in ready:
-                    hand = next((hand for hand in hands if ref in hand.works), None)
-                    if hand is None:  # of a worker whose death was noticed by another of its calls
+                    holding = [hand for hand in hands if ref in hand.works]
+                    if not holding:  # of a worker whose death was noticed by another of its calls
                         continue
+                    hand = holding[0]
                     try:
                         report = self._ray.get(ref)
                     except (lost.RayActorError, lost.OutOfMemoryError, lost.NodeDiedError) as error:

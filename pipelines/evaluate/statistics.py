@@ -121,7 +121,7 @@ def paired(
 
 def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided exact p-value: either run is as likely to be the one that is right."""
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     total = first_only + second_only
     return 1.0 if total == 0 else float(binomtest(first_only, total).pvalue)
