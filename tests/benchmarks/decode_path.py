@@ -1,13 +1,14 @@
 """CPU time of the whole decode path of extraction, against ``ray.data.read_videos(fps=1)``.
 
-    python -m tests.benchmarks.decode_path [--files 3] [--rounds 3] [--sizes 96 378] [--directory DIR]
+    python -m tests.benchmarks.decode_path [--files 3] [--rounds 3] [--sizes 96 378] [--film FILE] [--directory DIR]
 
 Ours is ``decode_unit`` as a decode actor runs it: hashing the file, decoding in the supervised child, taking the frames
 from it, padding and resizing them to the tower's input (96 pixels in the tiny preset, 378 in published models). Theirs
 is a Ray dataset of one frame per second, decoded by decord as it comes, neither hashed nor resized, read to its end.
 Files are a minute of 720p H.264 at 30 frames/s, with a key frame every 250 and every 60 frames at most: of the
-synthetic corpus, and of the moving texture of ``tests.benchmarks.decode``, whose noise makes every picture expensive.
-They are made once, which takes some minutes, and kept in DIR.
+synthetic corpus, and of the moving texture of ``tests.benchmarks.decode``, whose noise makes every picture expensive;
+with ``--film`` also of real pictures: that film, scaled to 720p and run forth and back for a minute. They are made
+once, which takes some minutes, and kept in DIR.
 
 Both run in turns; figures are medians. Ours counts this process and its children. Theirs counts Ray's worker processes
 alone: neither the driver, which reads the blocks, nor Ray's own daemons. Workers are warm: a run over all files comes
@@ -28,8 +29,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import psutil  # type: ignore[import-untyped]
 import ray
 import ray.data
@@ -156,15 +159,30 @@ def compare(folder: Path, content: str, gop: int, rounds: int, sizes: list[int])
     return good
 
 
-def write_files(folder: Path, content: str, gop: int, count: int) -> None:
+def write_film(path: Path, film: Path, gop: int) -> None:
+    """A minute of a film's pictures, forth and back, in x264's default settings."""
+    with av.open(str(film)) as source, av.open(str(path), "w") as container:
+        pictures = [frame.reformat(1280, 720, "yuv420p") for frame in source.decode(video=0)]
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 1280, 720, "yuv420p", gop
+        for number, picture in zip(range(SECONDS * 30), itertools.cycle([*pictures, *pictures[-2:0:-1]]), strict=False):
+            picture.pts, picture.time_base, picture.pict_type = number, Fraction(1, 30), 0
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def write_files(folder: Path, content: str, gop: int, count: int, film: Path | None) -> None:
     """The same video under several names."""
     first = folder / "0.mp4"
     if not first.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        if content == "texture":
-            generated(first, 1280, 720, SECONDS, gop=gop)
-    if not first.exists():
         print(f"writing {first} ...", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+    if not first.exists() and content == "texture":
+        generated(first, 1280, 720, SECONDS, gop=gop)
+    elif not first.exists() and film is not None and content == film.stem:
+        write_film(first.with_suffix(".part.mp4"), film, gop)
+        first.with_suffix(".part.mp4").rename(first)
+    elif not first.exists():
         shape = CorpusConfig(num_videos=1, seconds=SECONDS, width=1280, height=720, fps=30, gop=gop)
         with tempfile.TemporaryDirectory() as scratch:
             (video,) = write_corpus(scratch, shape).directory.rglob("*.mp4")
@@ -200,9 +218,10 @@ def main() -> int:
     good = True
     with two_cpus():
         print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Ray {ray.__version__}")
-        for content, gop in itertools.product(CONTENTS, LIMITS):
+        contents = (*CONTENTS, arguments.film.stem) if arguments.film else CONTENTS
+        for content, gop in itertools.product(contents, LIMITS):
             folder = Path(arguments.directory) / f"{content}-gop{gop}"
-            write_files(folder, content, gop, arguments.files)
+            write_files(folder, content, gop, arguments.files, arguments.film)
             good &= compare(folder, content, gop, arguments.rounds, arguments.sizes)
     return 0 if good else 1
 
@@ -212,6 +231,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=3, help="files of each kind, by default 3")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each, by default 3")
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 378], help="input sides of the tower in pixels")
+    parser.add_argument("--film", type=Path, metavar="FILE", help="a short video of your own, as a third content")
     parser.add_argument(
         "--directory",
         default=str(Path(tempfile.gettempdir()) / "longvu-decode-path-benchmark"),
