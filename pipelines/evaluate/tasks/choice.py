@@ -17,21 +17,22 @@ class ChoiceStyle:
     before: str
     """With ``{question}``."""
     option: str
-    """With ``{label}`` and ``{text}``; one per line."""
+    """With ``{label}`` and ``{text}``; one per line. Empty: options are not written."""
     after: str
     """Follows the last option, line break included."""
 
     def render(self, question: str, options: Sequence[str]) -> str:
         # Texts may hold braces, so they are put in by replacement.
+        shown = options if self.option else ()
         lines = [
             self.option.replace("{label}", label).replace("{text}", text)
-            for label, text in zip(LETTERS, options, strict=False)
+            for label, text in zip(LETTERS, shown, strict=False)
         ]
         return self.before.replace("{question}", question) + "\n".join(lines) + self.after
 
     def template(self) -> str:
         """The style with its placeholders, for results."""
-        return f"{self.before}{self.option}\n...{self.after}"
+        return f"{self.before}{self.option}\n...{self.after}" if self.option else self.before + self.after
 
 
 IN_BRACKETS = "({label}) {text}"
@@ -40,6 +41,8 @@ AS_GIVEN = "{text}"
 QUESTION_OPTIONS = "Question: {question}\nOptions:\n"
 LETTER_DIRECTLY = "\nAnswer with the option's letter from the given choices directly."
 
+BARE_STYLE = ChoiceStyle("{question}", "", "")
+"""The question alone."""
 LLAVA_STYLE = ChoiceStyle("{question}\n", WITH_DOT, LETTER_DIRECTLY)
 """As LLaVA and those after it ask: VideoLLaMB, lmms-eval."""
 MVBENCH_STYLE = ChoiceStyle(

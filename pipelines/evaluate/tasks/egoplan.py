@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.config import Config, setting
 from pipelines.evaluate.tasks.base import LETTERS, Preset, Row
-from pipelines.evaluate.tasks.choice import LETTER_DIRECTLY, LLAVA_STYLE, WITH_DOT, ChoiceStyle, ChoiceTask
+from pipelines.evaluate.tasks.choice import BARE_STYLE, LETTER_DIRECTLY, LLAVA_STYLE, WITH_DOT, ChoiceStyle, ChoiceTask
 from pipelines.evaluate.tasks.media import Clip
 from pipelines.evaluate.tasks.records import Record, find_media, json_records, paired
 
@@ -81,7 +81,7 @@ test_q.json, test_a.json, videos/<uid>_<n>.mp4   (preset videollamb)"""
     }
     styles: ClassVar[Mapping[str, ChoiceStyle]] = {
         "letter": ChoiceStyle("{question}\n", WITH_DOT, LETTER_DIRECTLY),
-        "phrase": ChoiceStyle("{question}", "", ""),
+        "phrase": BARE_STYLE,
         "lmms": ChoiceStyle("{question}\n", WITH_DOT, LETTER_DIRECTLY.removesuffix(" directly.")),
         "llava": LLAVA_STYLE,
     }
@@ -163,11 +163,6 @@ test_q.json, test_a.json, videos/<uid>_<n>.mp4   (preset videollamb)"""
             cluster=video.rpartition("_")[0],
             where=record.where,
         )
-
-    def prompt(self, row: Row, times_s: Sequence[float] = (), count_tokens: Callable[[str], int] | None = None) -> str:
-        if self.preset.style == "phrase":
-            return row.question
-        return super().prompt(row)
 
     def submission(self, rows: Sequence[Row], replies: Mapping[str, str]) -> bytes | None:
         """``[{"sample_id", "label"}]``; replies that commit to none are left out."""

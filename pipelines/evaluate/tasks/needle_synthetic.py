@@ -14,11 +14,12 @@ from typing import ClassVar, Literal
 
 from pipelines.config import Config, setting
 from pipelines.corpus import KINDS, CorpusConfig, VideoPlan, plan_corpus
+from pipelines.corpus.needle import COLOURS, SHAPES
 from pipelines.corpus.writer import draw_frames, encode_video
 from pipelines.errors import UserError
 from pipelines.evaluate.tasks import heat_map
 from pipelines.evaluate.tasks.base import LETTERS, Judged, Preset, Row
-from pipelines.evaluate.tasks.choice import MVBENCH_STYLE, ChoiceStyle, ChoiceTask
+from pipelines.evaluate.tasks.choice import BARE_STYLE, MVBENCH_STYLE, ChoiceStyle, ChoiceTask
 from pipelines.evaluate.tasks.media import Clip, Shown, whole_file
 from pipelines.evaluate.tasks.needle_grid import Spacing, depths
 from pipelines.evaluate.tasks.records import Record, json_line_records
@@ -30,9 +31,15 @@ _PRESETS = {
         style="mvbench",
         sampling="fps:1",
         max_new_tokens=5,
-    )
+    ),
+    "text": Preset(
+        about="the bare question, as a corpus with answer_form=text teaches it, one frame per second",
+        style="bare",
+        sampling="fps:1",
+        max_new_tokens=8,
+    ),
 }
-_STYLES = {"mvbench": MVBENCH_STYLE}
+_STYLES = {"mvbench": MVBENCH_STYLE, "bare": BARE_STYLE}
 _QUARTERS = ("first", "second", "third", "last")
 
 
@@ -87,6 +94,11 @@ class GridOptions(Config):
     repeats: int = setting(4, about="videos per cell, each with another needle", ge=1)
     kind: Literal["colour", "shape"] = setting("colour", about="what is asked: colour or shape")
     fps: int = setting(5, about="frames per second of the videos, of which one per second is sampled", ge=1, le=60)
+    width: int = setting(320, about="of the videos in pixels")
+    height: int = setting(180, about="of the videos in pixels")
+    scenes: tuple[int, ...] = setting((2, 3), about="numbers of scenes that a video may have")
+    colours: tuple[str, ...] = setting(tuple(COLOURS), about="colours that a shape may have")
+    needle_area: float = setting(0.1, about="share of the frame that the shape covers")
     needle_s: float = setting(2.0, about="seconds for which the needle is seen", ge=1, le=4)
     seed: int = setting(1000, about="of the videos; take another than that of the corpus a model learned from", ge=0)
 
@@ -111,15 +123,20 @@ class SyntheticNeedleGrid(ChoiceTask):
                 yield self._row(config, plan, depth, repeat)
 
     def _config(self, length_s: int, videos: int) -> CorpusConfig:
+        chosen = self.options
         try:
             return CorpusConfig(
                 num_videos=videos,
                 seconds=length_s,
-                seed=self.options.seed,
-                fps=self.options.fps,
-                scenes=(2, 3),
-                needle_seconds=(self.options.needle_s, self.options.needle_s),
-                kinds=(self.options.kind,),
+                seed=chosen.seed,
+                fps=chosen.fps,
+                width=chosen.width,
+                height=chosen.height,
+                scenes=chosen.scenes,
+                colours=chosen.colours,
+                needle_area=chosen.needle_area,
+                needle_seconds=(chosen.needle_s, chosen.needle_s),
+                kinds=(chosen.kind,),
             )
         except UserError as error:
             raise UserError(f"lengths_s={length_s}: {error}") from None
@@ -127,14 +144,16 @@ class SyntheticNeedleGrid(ChoiceTask):
     def _row(self, config: CorpusConfig, plan: VideoPlan, depth: float, repeat: int) -> Row:
         start_s = (config.seconds - self.options.needle_s) * depth / 100
         needle = dataclasses.replace(plan.needle, start_s=start_s, end_s=start_s + self.options.needle_s)
-        question = plan.questions[0]
+        question, options = plan.questions[0], plan.questions[0].options
+        if self.preset.style == "bare":  # then every answer that could be taught is an option
+            options = config.colours if question.kind == "colour" else SHAPES
         name = f"len_{config.seconds:g}_depth_{depth:g}_{repeat}"
         return Row(
             id=name,
             question=question.text,
             clip=Clip(f"{config.digest()[:12]}_{name}.mp4"),
-            options=question.options,
-            answer=question.letter,
+            options=options,
+            answer=LETTERS[options.index(question.answer)],
             categories={"length_s": f"{config.seconds:g}", "depth_percent": f"{depth:g}"},
             cluster=name,
             details={"plan": dataclasses.replace(plan, needle=needle), "config": config, "depth_percent": depth},
@@ -151,14 +170,16 @@ class SyntheticNeedleGrid(ChoiceTask):
         return Shown(path, self.sampling)
 
     def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
-        """The heat map of accuracies."""
+        """The heat map of the shares of right answers; a reply that commits to none is not right."""
         cells = [
-            (row.details["config"].seconds, row.details["depth_percent"], judged.score)
+            (row.details["config"].seconds, row.details["depth_percent"], judged.score or 0.0)
             for row, judged in scored
-            if judged.score is not None
+            if judged.status in ("scored", "unparsed")
         ]
         if not cells:
             return []
         title = f"Synthetic needle: {self.options.kind}, {self.options.repeats} videos per cell"
         path = folder / f"needle_grid_{self.options.kind}.png"
-        return [heat_map.draw(heat_map.pivot(cells), path, title=title, label="Accuracy", limits=(0.0, 1.0))]
+        return [
+            heat_map.draw(heat_map.pivot(cells), path, title=title, label="Share of right answers", limits=(0.0, 1.0))
+        ]

@@ -184,7 +184,7 @@ def test_plots_of_the_tasks(sample: Samples, tmp_path: Path) -> None:
         assert isinstance(chosen, NeedleHaystack | SyntheticNeedleGrid)
         assert chosen.plots(scored_rows(chosen, written.data, 1.0), tmp_path) == [tmp_path / file]
         assert (tmp_path / file).stat().st_size > 5000
-        assert chosen.plots([(row, Judged("unparsed")) for row in chosen.rows(written.data)], tmp_path) == []
+        assert chosen.plots([(row, Judged("judge_failed")) for row in chosen.rows(written.data)], tmp_path) == []
 
 
 def test_published_result_files(sample: Samples, tmp_path: Path) -> None:
@@ -214,6 +214,15 @@ def test_synthetic_grid_hides_the_needle_at_its_depth(sample: Samples, made: Pat
         seen_s = np.flatnonzero(near.mean(axis=(1, 2)) > 0.04) / video.summary.fps
         start_s = row.details["depth_percent"] / 100 * (30 - 2)
         assert 0 <= seen_s.min() - start_s <= 0.25 and 1.5 <= seen_s.max() - start_s <= 2
+
+
+def test_synthetic_grid_asks_as_its_model_was_taught() -> None:
+    options = ["lengths_s=[30]", "num_depths=2", "repeats=2", "colours=[red, green, blue, yellow, orange]"]
+    rows = list(task("needle_grid", "text", options).rows(Path(".")))
+    chosen = task("needle_grid", "text", options)
+    assert {row.options for row in rows} == {("red", "green", "blue", "yellow", "orange")}
+    assert chosen.prompt(rows[0]) == "What colour is the shape that appears briefly?"
+    assert [chosen.score(rows[0], colour).score for colour in rows[0].options].count(1.0) == 1
 
 
 def test_grid_too_short_for_its_needle() -> None:
