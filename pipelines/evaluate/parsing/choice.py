@@ -14,7 +14,8 @@ from pipelines.evaluate.parsing.tokens import tokenise
 from pipelines.evaluate.parsing.vocabulary import lexicon_for
 
 MAX_OPTIONS = 26
-_LETTER_ONLY = re.compile(r"[\W_]*([^\W\d_])[\W_]*")
+_AROUND = r"[\s.,:;!()\[\]{}\"'<>*_`~|→✓•=–-]*"
+_LETTER_ONLY = re.compile(rf"{_AROUND}([^\W\d_]){_AROUND}")
 _QUESTION_LINE = re.compile(r"^[ \t]*Q[ \t]*\d*[ \t]*:", re.M)
 _ANSWER_MARKER = re.compile(r"(?:^|(?<=\s))A[ \t]*\d*[ \t]*:(?=\s|\S)", re.M)
 _ASKED_LINE = re.compile(r"^[ \t]*(?:Q[ \t]*\d*|question(?:[ \t]*\d+)?|问题|問題|질문|frage|pregunta|domanda|pergunta|vraag|pytanie|вопрос|soru|câu hỏi|pertanyaan)[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
@@ -43,7 +44,7 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
     tokens = tokenise(text)
     lexicon = lexicon_for(tokens)
     texts = OptionTexts(options, lexicon)
-    if (letter := _LETTER_ONLY.fullmatch(text)) is not None and "?" not in text:
+    if (letter := _LETTER_ONLY.fullmatch(text)) is not None:
         label = label_letter(letter[1])
         if label in texts.labels and (letter[1].isascii() or letter[1].isupper()):
             return label

@@ -163,8 +163,8 @@ def _first_turn(text: str) -> str:
 
 def _marked_items(text: str) -> str:
     """Write the mark of a ticked, or of the only bold, item of a list as a tick behind it."""
-    text = _CHECKED.sub(lambda line: f"{line[1]} ✓", text)
-    text = _UNCHECKED.sub(lambda line: line[1], text)
+    ticked = _CHECKED.sub(lambda line: f"{line[1]} ✓", text)
+    text = _UNCHECKED.sub(lambda line: f"{line[1]} ✗" if ticked != text else line[1], ticked)
     lines = text.split("\n")
     bold = [index for index, line in enumerate(lines) if _BOLD_ITEM.match(line)]
     items = sum(bool(_PLAIN_ITEM.match(line)) for line in lines)

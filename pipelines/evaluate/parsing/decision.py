@@ -193,6 +193,8 @@ class _Timeline:
         if mention.role == REJECTED:
             self._choices = [choice for choice in self._choices if not choice.labels <= mention.labels]
             return
+        if self._mending and mention.group and any(choice.labels & mention.labels for choice in self._choices):
+            self._choices.clear()
         if mention.role == IGNORED:
             return
         level = {CHOSEN: _WEAK if mention.weak else _STRONG, PLAIN: _PLAIN, EXPLAINED: _EXPLAINED}[mention.role]

@@ -37,14 +37,21 @@ class Found:
 
 @dataclass
 class _Spelling:
-    """One way to write an option: its key, and how many marks stand inside."""
+    """An option's text as it is looked for.
+
+    Attributes:
+        raw: as written, without quotation and closing marks.
+        key: its loose words, run together.
+        marks: how many marks stand inside.
+        letters, names: how often "a" stands in it alone, and how often as the name of something.
+    """
 
     label: str
     raw: str
     key: str
     marks: int
-    number: bool
-    article: bool
+    letters: int
+    names: int
 
 
 @dataclass
@@ -83,8 +90,7 @@ class OptionTexts:
             return
         string = self._text(tokens).string
         marks = [token for token in tokens[: tokens.index(words[-1])] if token.kind == "mark" and token.text in ".,;:!?"]
-        yield _Spelling(label, _bare(text), string, len(marks), len(words) == 1 and words[0].kind == "number" or string.startswith("\x01"),
-                        words[0].norm in _ARTICLES)  # fmt: skip
+        yield _Spelling(label, _bare(text), string, len(marks), *_named(tokens))
 
     def equal(self, tokens: Sequence[Token]) -> frozenset[str]:
         """Labels of the options whose text the tokens are, as a whole."""
@@ -117,7 +123,7 @@ class OptionTexts:
         """Of options that are equal when read loosely, those that are so when read closely."""
         if len({spelling.raw for spelling in same}) <= 1:
             return frozenset(spelling.label for spelling in same)
-        for closely in (lambda raw: raw, str.casefold):
+        for closely in (str, _undotted, str.casefold, lambda raw: _undotted(raw).casefold()):
             for raw in raws:
                 close = [spelling for spelling in same if closely(spelling.raw) == closely(raw)]
                 if close and len({spelling.raw for spelling in close}) == 1:
@@ -126,10 +132,9 @@ class OptionTexts:
 
     def _text(self, tokens: Sequence[Token]) -> _Text:
         text, parts, position = _Text(""), [], 0
-        shouting = not any(token.text.islower() for token in tokens if token.kind == "word")
         index = 0
         while index < len(tokens):
-            length, loose = self._loose(tokens, index, shouting)
+            length, loose = self._loose(tokens, index)
             if loose:
                 text.starts[position] = index
                 position += len(loose)
@@ -139,7 +144,7 @@ class OptionTexts:
         text.string = "".join(parts)
         return text
 
-    def _loose(self, tokens: Sequence[Token], index: int, shouting: bool) -> tuple[int, str]:
+    def _loose(self, tokens: Sequence[Token], index: int) -> tuple[int, str]:
         """How many tokens are one loose word, and that word ("": ignored)."""
         token = tokens[index]
         after = tokens[index + 1] if index + 1 < len(tokens) else None
@@ -153,9 +158,7 @@ class OptionTexts:
             return self._cjk_number(tokens, index)
         if token.kind == "word":
             if token.norm in _ARTICLES and after is not None and after.kind == "word" and after.norm not in _NOT_AFTER_ARTICLE:
-                opens = index == 0 or tokens[index - 1].kind in ("mark", "newline")
-                if token.norm != "a" or token.text == "a" or opens or (shouting and len(tokens) > 2):
-                    return 1, ""
+                return 1, ""
             if token.norm == "per" and after is not None and after.norm == "cent":
                 return 2, "percent"
             joined = self._compound_number(tokens, index)
@@ -219,6 +222,9 @@ class OptionTexts:
         inside = sum(token.kind == "mark" and token.text in ".,;:!?" for token in tokens[start : end - 1])
         if inside > spelling.marks or sum(token.kind == "newline" for token in tokens[start:end]) > 1:
             return False
+        letters, names = _named(tokens[start:end])
+        if letters < spelling.names or names > spelling.letters:
+            return False
         before = tokens[start - 1] if start else None
         after = tokens[end] if end < len(tokens) else None
         first, last = tokens[start], tokens[end - 1]
@@ -232,6 +238,8 @@ class OptionTexts:
             elif _joined(last, after, None, tokens[end + 1] if end + 1 < len(tokens) else None):
                 return False
         if first.kind == "number" or spelling.key.startswith("\x01"):
+            if start > 1 and before is not None and before.norm in ("or", "to", "–", "oder", "ou", "或") and tokens[start - 2].kind == "number":
+                return False
             if before is not None and (before.norm in _OPERATORS - {"="} or before.norm in _MORE_THAN or before.kind == "symbol" and before.text not in "=#~→|✓✗&"):
                 return False
         if last.kind == "number" or spelling.key.endswith("\x02"):
@@ -262,6 +270,17 @@ def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_
 
 def _raw(tokens: Sequence[Token]) -> str:
     return "".join((" " if index and not token.glued else "") + token.text for index, token in enumerate(tokens))
+
+
+def _undotted(text: str) -> str:
+    return text.replace(".", "")
+
+
+def _named(tokens: Sequence[Token]) -> tuple[int, int]:
+    """How often the letter a stands alone, and how often as a capital where no sentence begins."""
+    alone = [index for index, token in enumerate(tokens) if token.norm == "a" and token.kind == "word"]
+    capital = [index for index in alone if tokens[index].text == "A" and index and tokens[index - 1].kind == "word"]
+    return len(alone), 0 if not any(token.text.islower() for token in tokens) else len(capital)
 
 
 def _bare(text: str) -> str:

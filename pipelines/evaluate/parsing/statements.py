@@ -10,9 +10,8 @@ from pipelines.evaluate.parsing.elements import Element
 # How a sentence holds an option.
 CHOSEN, PLAIN, EXPLAINED, REJECTED, IGNORED = "chosen", "plain", "explained", "rejected", "ignored"
 _CUES = {"answer", "choose", "right"}
-_BREAKS = {"but", "because", "although", "so", "if"}
-_WALKED = {"answer", "choose", "right", "wrong", "reject", "not", "not_after", "no", "yes", "be", "filler", "maybe", "so", "final",
-           "undo", "mend", "than", "first", "others", "refuse", "list", "ask", "although"}  # fmt: skip
+# Between two options these words keep them from being one group.
+_SEPARATES = {"choose", "be", "so", "right", "wrong", "final", "but", "than", "than_after", "not", "not_after", "reject", "reject_after", "mend", "no", "because"}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
 _CLAUSE_MARKS = ",;–-():—"
 _SENTENCE_ENDS = ".!?;"
@@ -142,12 +141,13 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
     if left.kind != right.kind and not left.group:
         return None
     connected = False
+    lead = elements[left.first - 1].tags if left.first else frozenset()
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
+            connected = not (one.text == "," and lead & {"than", "although", "mend"})
+        elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
-        elif one.tags & {"and", "or"}:
-            connected = True
-        elif not (one.kind == "mark" and one.text in "()[]\"'." or one.tags & {"filler", "answer", "maybe"}):
+        elif not (one.kind == "mark" and one.text in "()[]\"'." or (one.tags & {"filler", "answer", "maybe"} and not one.tags & _SEPARATES)):
             return None
     if connected or (not between and left.kind == "label"):
         labels = left.labels | right.labels
@@ -183,15 +183,19 @@ class _Reader:
         functional = any(one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text")
         if mention.kind == "label":
             described = announced and self._described(left, right)
+            if described and "sign" in left:
+                return
             if announced or called or stands or (alone and bool((left | right) & {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"})):
                 mention.role, mention.weak = CHOSEN, described and not called
             return
-        if announced or called or alone or (stands and not functional) or (functional and self._opens()):
+        if self._in_reason() and not announced and not called:
+            mention.role = EXPLAINED
+        elif announced or called or alone or (stands and not functional) or (functional and self._opens()):
             mention.role = CHOSEN
         elif functional:
             mention.role = IGNORED
         else:
-            mention.role = EXPLAINED if self._in_reason() else PLAIN
+            mention.role = PLAIN
 
     def _tags(self, start: int, end: int) -> set[str]:
         return {tag for one in self.elements[start:end] if one.kind == "tag" for tag in one.tags}
@@ -206,7 +210,9 @@ class _Reader:
                 if one.tags & {"because", "but", "although", "if", "and", "or"} and not one.tags & {"answer", "be", "filler", "right"}:
                     tags |= one.tags & {"because", "but"}
                     break
-                if "not_after" in one.tags and "not" not in one.tags:
+                if one.tags & {"not_after", "reject_after", "than_after"} and not one.tags & {"not", "reject"}:
+                    break
+                if one.tags & {"wrong", "right"} and self._said_of_another(index):
                     break
                 tags |= one.tags
             elif one.kind == "mark" and one.text == ",":
@@ -218,6 +224,15 @@ class _Reader:
                 break
             index -= 1
         return tags
+
+    def _said_of_another(self, index: int) -> bool:
+        """A verdict right behind another mention belongs to that one: ``A wrong B right``."""
+        for one in reversed(self.elements[self.sentence.start : index]):
+            if one.mention:
+                return True
+            if one.kind != "tag" or not one.tags & {"be", "not", "filler"}:
+                return False
+        return False
 
     def _positive_before(self, comma: int) -> bool:
         """The clause before a comma may announce what follows it, if it names and denies nothing."""
@@ -292,9 +307,9 @@ class _Reader:
     def _ignored(self, left: set[str], before: set[str]) -> bool:
         """Questions, conditions, comparisons, other people's and earlier views."""
         sentence = self.sentence
-        if sentence.question and not self._own_full_clause():
+        if sentence.question:
             return True
-        if "than" in left or (self.mention.kind == "text" and "than" in before and self._last_of(before_tag="than")):
+        if self._compared() or any("than_after" in tags for tags in self._right_walk()[:1]):
             return True
         if "first" in self._tags(sentence.start, self.mention.first) & {"first"} and not self._after("but", "mend", "so", "first"):
             return True
@@ -305,9 +320,6 @@ class _Reader:
         if "others" in before and before & {"choose", "maybe", "others"} and (self.mention.kind == "label" or before & {"choose"}):
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
-
-    def _own_full_clause(self) -> bool:
-        return False
 
     def _after(self, *tags: str) -> bool:
         """One of the first tags stands between the last word tagged ``tags[-1]`` and the mention."""
@@ -320,11 +332,17 @@ class _Reader:
                 seen = True
         return seen
 
-    def _last_of(self, before_tag: str) -> bool:
-        for one in reversed(self.elements[self._clause_start() : self.mention.first]):
-            if one.kind == "tag" and before_tag in one.tags:
-                return True
-            if one.mention:
+    def _compared(self) -> bool:
+        """*Than* stands before the mention; a word that is also *that* counts only behind another mention."""
+        part = self.elements[self._clause_start() : self.mention.first]
+        for index in range(len(part) - 1, -1, -1):
+            one = part[index]
+            if one.kind == "tag" and "than" in one.tags:
+                if not one.tags & {"filler", "be", "and"}:
+                    return True
+                if any(earlier.mention for earlier in part[:index]):
+                    return True
+            if one.mention or (self.mention.kind == "label" and one.kind == "word"):
                 return False
         return False
 
@@ -334,8 +352,10 @@ class _Reader:
             one = self.elements[index]
             if one.kind != "tag":
                 continue
-            if "if" in one.tags and not one.tags & {"be", "filler", "maybe", "answer", "no", "not", "yes", "final"}:
-                return not (reason and self.mention.first < index)
+            if "if" in one.tags and not one.tags & {"maybe", "answer", "no", "yes", "final"}:
+                opens = index == self.sentence.start or self.elements[index - 1].kind in ("mark", "newline")
+                if opens or not one.tags & {"be", "filler", "not"}:
+                    return not (reason and self.mention.first < index)
             if "because" in one.tags and index > self.mention.last:
                 reason = True
         return False
@@ -346,11 +366,11 @@ class _Reader:
             return not negated or "reject" not in left
         if negated and not ("maybe" in left and not left & {"not", "refuse"}):
             return True
-        if self.mention.kind == "text" and before & {"not", "refuse"} and not self._quoted_not():
+        if self.mention.kind == "text" and before & {"not", "refuse"}:
             return True
         walked = self._right_walk()
         flat = [tag for tags in walked for tag in tags]
-        if "not_after" in flat:
+        if {"not_after", "reject_after"} & set(flat):
             return True
         if "wrong" in flat:
             position = next(n for n, tags in enumerate(walked) if "wrong" in tags)
@@ -375,9 +395,6 @@ class _Reader:
         part = self.elements[self.sentence.start : self.mention.first]
         colons = [n for n, one in enumerate(part) if one.kind == "mark" and one.text == ":"]
         return bool(colons) and any(tag in one.tags for one in part[: colons[-1]] if one.kind == "tag")
-
-    def _quoted_not(self) -> bool:
-        return False
 
     def _called_right(self, right: set[str]) -> bool:
         walked = self._right_walk()
@@ -423,14 +440,12 @@ class _Reader:
         one = self.elements[index]
         if self.elements[self.mention.first].kind == "label" and self.mention.last > self.mention.first:
             return True
-        if one.kind == "newline" or (one.kind == "mark" and one.text not in "'*?") or "because" in one.tags or "mend" in one.tags:
+        if one.kind == "mark" and one.text in "'\"":
+            after = self.elements[index + 1] if index + 1 < self.sentence.end else None
+            return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
+        if one.kind == "newline" or (one.kind == "mark" and one.text not in "*?"):
             return True
-        if self.mention.kind == "label" and one.kind == "mark" and one.text == "'":
-            return True
-        return self.mention.kind == "label" and one.text[:1].isupper() is False and self._capital_follows()
-
-    def _capital_follows(self) -> bool:
-        return False
+        return one.kind == "tag" and bool(one.tags & {"because", "mend", "than", "but", "not"}) and not one.tags & {"filler", "be"}
 
     def _stands(self, left: set[str]) -> bool:
         """It opens or closes its sentence set off from the rest, where that makes it the answer."""

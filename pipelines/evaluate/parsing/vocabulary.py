@@ -21,6 +21,7 @@ _NEARLY = 0.6
 _ENGLISH_PRIOR = 0.3
 _ENGLISH_NEARLY = 0.25
 _LEAST_FOLDED = 4
+_PREFIXES = "והשבלكוفبل"
 _TENS = {w: 10 * n for n, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 _VARIANTS = str.maketrans("ıłđøىة", "ildoيه")
@@ -51,6 +52,14 @@ class Lexicon:
             end = index + len(phrase)
             if end <= len(tokens) and all(_fold(tokens[index + n].norm) == word for n, word in enumerate(phrase)):
                 return len(phrase), tags
+        return self._prefixed(tokens[index].norm)
+
+    def _prefixed(self, word: str) -> tuple[int, frozenset[str]]:
+        """Hebrew and Arabic write *and*, *the* and *that* as one word with the next."""
+        if len(word) > 2 and word[0] in _PREFIXES:
+            for phrase, tags in self.phrases.get(word[1:], ()):
+                if len(phrase) == 1:
+                    return 1, tags | ({"and"} if word[0] in "וو" else frozenset())
         return 0, frozenset()
 
 
@@ -118,8 +127,11 @@ def _lexicon(languages: tuple[str, ...]) -> Lexicon:
                 continue
             for phrase in filter(None, phrases.split("|")):
                 collected.setdefault(_words(phrase), set()).add(tag)
+    nouns = {words for words, tags in collected.items() if "answer" in tags}
     index: dict[str, list[tuple[tuple[str, ...], frozenset[str]]]] = {}
     for words, tags in collected.items():
+        if "final" in tags and any(words[-len(noun) :] == noun or words[: len(noun)] == noun for noun in nouns):
+            tags.add("answer")
         if not words:
             continue
         index.setdefault(words[0], []).append((words, frozenset(tags)))
