@@ -264,8 +264,9 @@ def check_media(path: Path, policy: MediaPolicy, kind: Kind = "video") -> Probe:
 
 def refusal_of(error: VideoError, path: Path) -> MediaRefused:
     """The refusal that a failure to decode a request's medium is, without the path."""
-    what = error.message.replace(f"'{path}'", "the file").removeprefix("the file: ")
-    return MediaRefused(f"the video or picture cannot be used: {what}", "send another file", _STATUS[type(error)])
+    what = error.message.removeprefix(f"{str(path)!r}: ").replace(str(path), "it")
+    told = f"this file {what}" if what.startswith(("is ", "has ", "was ", "begins ")) else f"this file: {what}"
+    return MediaRefused(told, "send another one", _STATUS[type(error)])
 
 
 def check_sampling(probe: Probe, sampling: FrameSampling, policy: MediaPolicy) -> int:

@@ -31,7 +31,6 @@ from pipelines.serve.ui_routes import UiRoutes
 
 PATH = "/ui"
 _QUESTIONS = ("What happens in this video?", "What changes from beginning to end?", "Describe the last scene.")
-_MOST_TOKENS = 512
 _FILES_KEPT_S = 24 * 3600
 _VISITORS_AT_ONCE = 64
 
@@ -85,7 +84,8 @@ class _Page:
             gr.HTML(_HEADER, elem_classes="lv-plain")
             with gr.Row(elem_id="lv-work"):
                 with gr.Column(scale=4, min_width=300, elem_id="lv-side"):
-                    model = gr.Dropdown(label="Model", visible=False, elem_id="lv-model")
+                    # Its choices come later; a name that is none of them is the endpoint's to refuse.
+                    model = gr.Dropdown(label="Model", visible=False, allow_custom_value=True, elem_id="lv-model")
                     drop = _dropped_only(gr.File(show_label=False, elem_id="lv-drop"))
                     media = gr.HTML(elem_id="lv-media", elem_classes="lv-plain", visible=False)
                     strip = gr.HTML(_note(_STRIP_EMPTY), elem_classes="lv-plain")
@@ -154,7 +154,7 @@ class _Page:
     def close_file(self, session: Session) -> tuple[Any, ...]:
         return Session(), gr.HTML(visible=False), _note(_STRIP_EMPTY), [], _problem(None), ""
 
-    def ask(self, question: str, model: str, session: Session, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def ask(self, question: str, model: str | None, session: Session, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Answer word by word; then the facts, and the frames if they are new ones."""
         question = question.strip()
         if session.medium is None or not question:
@@ -162,7 +162,7 @@ class _Page:
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), _problem(ChatError(missing)), gr.skip()
             return
         before = list(session.shown)
-        session.shown = [*before, _said("user", question), _said("assistant", "")]
+        session.shown = [*before, _said("user", question), _said("assistant", _WAITING)]
         first = not before
         waiting = _note("Watching the video", busy=True) if first else gr.skip()
         yield session, session.shown, _box(busy=True), waiting, _problem(None), ""
@@ -170,7 +170,9 @@ class _Page:
         try:
             with (
                 self._client(request) as client,
-                contextlib.closing(client.answer(model, session.conversation.asked(question), _MOST_TOKENS)) as words,
+                contextlib.closing(
+                    client.answer(model or client.models()[0], session.conversation.asked(question))
+                ) as words,
             ):
                 for piece in words:
                     if isinstance(piece, Seen):
@@ -190,7 +192,7 @@ class _Page:
 
     def stop(self, session: Session) -> tuple[Any, Any]:
         """After an answer was cancelled: what there is of it stays on the page."""
-        if session.shown and not session.shown[-1]["content"]:
+        if session.shown and session.shown[-1]["content"] == _WAITING:
             session.shown[-1] = _said("assistant", "(stopped)")
         return session.shown, _box()
 
@@ -266,7 +268,7 @@ def _note(text: str, busy: bool = False) -> str:
 def _facts(seen: Seen) -> str:
     lines = [f'<div class="lv-facts">{html.escape(str(seen))}</div>']
     if seen.cut:
-        lines.append(f'<div class="lv-warning">The answer was cut at {_MOST_TOKENS} tokens.</div>')
+        lines.append('<div class="lv-warning">The answer was longer than allowed and is cut.</div>')
     lines += [
         f'<div class="lv-warning">Only the beginning of the file could be read: {html.escape(damage)}</div>'
         for damage in seen.damage
@@ -305,6 +307,7 @@ def _clock(time_s: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+_WAITING = "…"
 _STRIP_EMPTY = "The frames that the model keeps appear here."
 _STRIP_WAITING = "Ask a question: the frames that the model keeps appear here."
 _EMPTY = """<div class="lv-empty"><b>Ask about a long video</b>

@@ -79,8 +79,9 @@ def test_page(browser: Any, endpoint: LiveEndpoint, clip: Path, tmp_path: Path) 
     assert "Ask about a long video" in wait(browser, lambda b: text_of(b, "#lv-chat"))
     picture(browser, f"{name}-1-empty")
 
-    question.send_keys("Where?\n")
-    assert "Drop a video" in wait(browser, lambda b: text_of(b, ".lv-error"))
+    question.send_keys("Where?")
+    # Keys that come before the page listens are lost.
+    assert "Drop a video" in wait(browser, lambda b: text_of(b, ".lv-error") or question.send_keys("\n"))
 
     broken = tmp_path / "list.mp4"
     broken.write_text("This is a shopping list.\n" * 50)
