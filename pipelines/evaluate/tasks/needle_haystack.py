@@ -36,7 +36,9 @@ class Options(Config):
         "", about="the needle's file, in the data folder or absolute, or its text; empty: the published one"
     )
     haystack: str = setting("haystack/ego", about="a video or a folder of .mp4 files, in the data folder or absolute")
-    font: str = setting("", about="font file of a text needle, published FreeSans; empty: Pillow's own")
+    font: str = setting(
+        "", about="font file of a text needle, in the data folder or absolute, published FreeSans; empty: Pillow's own"
+    )
     question: str = setting(QUESTION, about="what is asked")
     description: str = setting(DESCRIPTION, about="what an image or a video needle shows: the judge's reference")
     shortest_s: int = setting(1, about="shortest video in seconds", ge=1)
@@ -110,7 +112,8 @@ haystack/readingsky.png      (modality=image)"""
         source = self.options.needle or NEEDLES[modality]
         if modality != "text":
             source = str(self.file(data, source).absolute())
-        return Needle(modality, source, self.options.font)
+        font = str(self.file(data, self.options.font).absolute()) if self.options.font else ""
+        return Needle(modality, source, font)
 
     def load(self, data: Path) -> Iterator[Row]:
         needle, cells = self.needle(data), self.cells()

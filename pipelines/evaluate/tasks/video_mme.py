@@ -163,10 +163,13 @@ def longvu_subtitles(
     ``n // 200``-th is kept.
 
     Raises:
-        ValueError: tokens cannot be counted.
+        UserError: tokens cannot be counted.
     """
     if count_tokens is None:
-        raise ValueError("LongVU's rule for subtitles has a limit in tokens: give count_tokens, the model's own")
+        raise UserError(
+            "video_mme: preset=longvu limits subtitles by the model's tokens, which an endpoint does not count; take "
+            "preset=official, or subtitles=false"
+        )
     spans = [(round(1000 * cue.start_s), round(1000 * cue.end_s), cue.text) for cue in cues]
     texts: list[str] = []
     for time_s in times_s:

@@ -157,6 +157,8 @@ def test_needle_and_footage_are_found(sample: Samples, tmp_path: Path) -> None:
     (tmp_path / "haystack/ego").mkdir(parents=True)
     with pytest.raises(UserError, match=r"haystack/ego has no \.mp4 files"):
         list(text.rows(tmp_path))
+    with pytest.raises(UserError, match=r"has no FreeSans\.ttf"):
+        list(task("needle_haystack", options=["modality=text", "font=FreeSans.ttf"]).rows(data))
     with pytest.raises(UserError, match=r"has no haystack/readingsky\.mp4"):
         list(task("needle_haystack").rows(tmp_path))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from longvu_model.subtitles import Subtitle
+from pipelines.errors import UserError
 from pipelines.evaluate.tasks.registry import task
 from pipelines.evaluate.tasks.samples import Sample
 from pipelines.evaluate.tasks.video_mme import longvu_subtitles
@@ -64,7 +65,7 @@ def test_a_long_block_is_thinned(count: int, kept: int) -> None:
 
 
 def test_tokens_must_be_countable() -> None:
-    with pytest.raises(ValueError, match="give count_tokens"):
+    with pytest.raises(UserError, match="take preset=official"):
         longvu_subtitles(CUES, [2.0], None)
 
 
