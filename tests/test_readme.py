@@ -25,7 +25,14 @@ COMMANDS = [
     if language == "bash"
     for line in block.replace("\\\n", "").splitlines()
 ]
-TREE = re.search(r"<!-- tree -->\n```text\n(.*?)```", README, re.DOTALL)
+FOLDERS = re.search(r"<!-- tree -->\n```text\n(.*?)```", README, re.DOTALL)
+FILES = re.search(r"<!-- files -->\n```text\n(.*?)```", (ROOT / "docs" / "tree.md").read_text(), re.DOTALL)
+MODULES = [
+    path.relative_to(ROOT)
+    for top in ("longvu_model", "pipelines", "jobs")
+    for path in [*(ROOT / top).rglob("*.py"), *(ROOT / top).rglob("*.yaml")]
+    if path.name != "__init__.py"
+]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command])
@@ -69,26 +76,32 @@ def test_some_blocks_are_tested() -> None:
     assert TESTED
 
 
-def test_the_tree_lists_every_module_and_nothing_else() -> None:
-    assert TREE, "README.md has no <!-- tree --> block"
+def test_the_tree_lists_every_folder_of_code_and_nothing_else() -> None:
+    assert FOLDERS, "README.md has no <!-- tree --> block"
+    listed, parents = set(), list[str]()
+    for line in FOLDERS[1].splitlines():
+        name = line.split()[0]
+        parents[(len(line) - len(line.lstrip())) // 2 :] = [name]
+        listed.add("".join(parents).rstrip("/"))
+    assert not [name for name in listed if not (ROOT / name).exists()], "the tree lists what is gone"
+    missing = {str(path.parent) for path in MODULES} - listed
+    assert not missing, f"missing from the tree: {sorted(missing)}"
+
+
+def test_the_list_of_files_is_complete_and_true() -> None:
+    assert FILES, "docs/tree.md has no <!-- files --> block"
     listed, folder = set(), ""
-    for line in filter(None, TREE[1].splitlines()):
+    for line in filter(None, FILES[1].splitlines()):
         name = line.split()[0]
         if line.startswith(" "):
             listed.add(folder + name)
         else:
             folder = name if name.endswith("/") else ""
-            assert (ROOT / name).exists(), f"the tree lists {name}, which is gone"
-    for name in listed:
-        assert (ROOT / name).exists(), f"the tree lists {name}, which is gone"
-    modules = {
-        str(path.relative_to(ROOT))
-        for top in ("longvu_model", "pipelines", "jobs")
-        for path in [*(ROOT / top).rglob("*.py"), *(ROOT / top).rglob("*.yaml")]
-        if path.name != "__init__.py"
-    }
-    unlisted = modules - listed
-    assert not unlisted, f"missing from the tree: {sorted(unlisted)}"
+            assert (ROOT / name).exists(), f"docs/tree.md lists {name}, which is gone"
+    gone = [name for name in listed if not (ROOT / name).exists()]
+    assert not gone, f"docs/tree.md lists {gone}, which are gone"
+    unlisted = {str(path) for path in MODULES} - listed
+    assert not unlisted, f"missing from docs/tree.md: {sorted(unlisted)}"
 
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]

@@ -63,7 +63,7 @@ class DeepSpeedEngine(Engine):
         self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
             model=self.module,
             optimizer=adamw(groups, stage),
-            config=_configuration(stage, settings),
+            config=configuration(stage, settings),
             dist_init_required=False,
         )
         # The optimiser over this rank's flat float32 weights, below DeepSpeed's own.
@@ -285,7 +285,8 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _configuration(stage: stages.Stage, settings: EngineSettings) -> dict[str, Any]:
+def configuration(stage: stages.Stage, settings: EngineSettings) -> dict[str, Any]:
+    """What DeepSpeed is told: the JSON of its own documentation."""
     bfloat16 = settings.precision == "bfloat16"
     return {
         # Micro-batches differ in number from step to step, so the boundary is set by hand.
