@@ -50,7 +50,10 @@ def test_killed_workers_and_drivers_leave_no_trace(tmp_path: Path) -> None:
 
 
 def test_workers_that_leave_and_come_back_learn_the_same(tmp_path: Path) -> None:
-    """SIGTERM moves a worker and stops the driver, with a step's work lost to neither; 2, then 1, then 2 workers."""
+    """SIGTERM moves a worker and stops the driver, with a step's work lost to neither; 2, then 1, then 2 workers.
+
+    The last two train with DeepSpeed.
+    """
     config, audit = write_problem(tmp_path / "moved", 400, 1), tmp_path / "moved" / "audit"
     with start(config) as job:
         assert job.wait_until(lambda: newest_cursor(audit) >= 3), job.stderr
@@ -64,14 +67,15 @@ def test_workers_that_leave_and_come_back_learn_the_same(tmp_path: Path) -> None
     with start(config, "workers.count=1") as job:
         alone = stop(job, audit, done + 5)
     assert alone < 200, "the run ended before its second worker came back"
-    with start(config) as job:
+    with start(config, "engine.kind=deepspeed", "engine.zero_stage=3") as job:
         assert job.wait() == 0, job.stderr
 
     found, expected = account_of(load_config(TrainConfig, config)), undisturbed(tmp_path / "undisturbed", 400, 1)
     assert found.runs == 1 and found.samples == expected.samples == {0: dict.fromkeys(range(400), 1)}
     assert found.losses.keys() == expected.losses.keys()
     for step, (loss,) in expected.losses.items():
-        assert found.losses[step] == [pytest.approx(loss, rel=2e-6)], step
+        # The other engine rounds otherwise, which grows from step to step.
+        assert found.losses[step] == [pytest.approx(loss, rel=2e-6 if step <= alone else 1e-4)], step
 
 
 def stop(job: Job, audit: Path, cursor: int) -> int:
