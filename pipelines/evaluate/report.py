@@ -118,9 +118,13 @@ def render(results: Results, task: Task, outcomes: Sequence[Outcome]) -> dict[st
 
 def _pictures(task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
     """The benchmark's own, such as a needle's heat map."""
-    scored = [(o.row, Judged("scored", o.parsed, o.score, o.detail)) for o in outcomes if o.status == "scored"]
+    answered = [
+        (outcome.row, Judged(outcome.status, outcome.parsed, outcome.score, outcome.detail))
+        for outcome in outcomes
+        if outcome.status == "scored" or outcome.status == "unparsed"
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        return {path.name: path.read_bytes() for path in task.plots(scored, Path(folder))}
+        return {path.name: path.read_bytes() for path in task.plots(answered, Path(folder))}
 
 
 def _markdown(found: dict[str, Any], task: Task) -> Iterator[str]:
