@@ -61,6 +61,7 @@ class ReplicaMetrics:
         self.decodes = self._counter("longvu_decodes", "Media given to a decoder")
         self.encodes = self._counter("longvu_encodes", "Media given to the vision towers")
         self.cancelled = self._counter("longvu_cancelled", "Answers given up because the client left")
+        self.cancelled_tokens = self._counter("longvu_cancelled_tokens", "Tokens that those had by then")
         for name, meaning, read in gauges:
             gauge = Gauge(name, meaning, ["model"], registry=self.registry)
             gauge.labels(model).set_function(read)

@@ -11,6 +11,7 @@ import functools
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from pipelines import engine as engines
-from pipelines.engine import Engine, EngineConfig, EngineFull, Generation, SamplingParams, VisualCache
+from pipelines.engine import Completion, Engine, EngineConfig, EngineFull, Generation, SamplingParams, VisualCache
 from pipelines.serve.admission import Gate
 from pipelines.serve.config import ModelSettings, ServeConfig
 from pipelines.serve.guard import MediaRefused
@@ -122,7 +123,7 @@ class ModelReplica:
             yield [self._finished(generation, prompt, seen, seconds, prompted_s - begun_s)]
         finally:
             if not generation.future.done():
-                self.metrics.cancelled.inc()
+                generation.future.add_done_callback(self._count_cancelled)
                 generation.cancel()
 
     def _prompt(self, request: ChatRequest, seen: Sequence[Seen]) -> Prompt:
@@ -206,6 +207,11 @@ class ModelReplica:
         )
         assert completion.finish_reason != "cancelled", "a cancelled generation has no reader"
         return Finished(completion.finish_reason, usage, vendor)
+
+    def _count_cancelled(self, future: Future[Completion]) -> None:
+        self.metrics.cancelled.inc()
+        if future.exception() is None:
+            self.metrics.cancelled_tokens.inc(future.result().completion_tokens)
 
     def _gauges(self) -> list[Any]:
         def load(name: str) -> Any:

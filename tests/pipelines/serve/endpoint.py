@@ -98,6 +98,17 @@ def ask(*parts: dict[str, Any] | str) -> Any:
     return [{"role": "user", "content": content}]
 
 
+def long_answer(endpoint: LiveEndpoint, model: str = "tiny") -> dict[str, Any]:
+    """A request that is answered to the limit of its ``max_tokens``, up to several hundred: most of the random model's
+    answers end early."""
+    for seed in range(100):
+        request = {"model": model, "messages": ask("Hello"), "temperature": 2.0, "seed": seed}
+        reply = endpoint.client().chat.completions.create(**request, max_tokens=900)
+        if reply.choices[0].finish_reason == "length":
+            return request
+    raise AssertionError("every answer ended early")
+
+
 def wait_for(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """The condition's value as soon as it is true."""
     until_s = time.monotonic() + patience_s
