@@ -27,6 +27,7 @@ JOBS = {
     "compare": ("jobs.evaluate:compare_main", "two evaluations, question by question"),
     "serve": ("jobs.serve:main", "checkpoint -> OpenAI-compatible endpoint (Ray Serve), with a chat page if asked"),
     "chat": ("jobs.chat:main", "questions about a video in the terminal, with a model here or an endpoint"),
+    "caption": ("jobs.caption:main", "captions of a video, camera or address while it plays (VideoLLaMB)"),
     "demo": ("jobs.demo:main", "the first run from start to end, on videos made here or on your own"),
 }
 

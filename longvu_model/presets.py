@@ -135,7 +135,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 # Modules of the sibling models' presets: PRESETS as here, BUILDS for those that can be built.
-_SIBLINGS = {"llamavid": "longvu_model.llamavid.presets"}
+_SIBLINGS = {"llamavid": "longvu_model.llamavid.presets", "videollamb": "longvu_model.videollamb.presets"}
 
 
 def preset_names() -> list[str]:

@@ -140,14 +140,14 @@ class FrameWatcher:
         return KeptFrames(dino_KPD, siglip_KPD, kept, self.num_sampled, self._size)
 
 
-def windows(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def windows(blocks: Iterable[np.ndarray], size: int = WINDOW_FRAMES) -> Iterator[np.ndarray]:
     """Frames (F, H, W, C) by windows, from blocks of any length; decoders give smaller ones where frames are large."""
     held: list[np.ndarray] = []
     for block in blocks:
         held.extend(block)
-        while len(held) >= WINDOW_FRAMES:
-            yield np.stack(held[:WINDOW_FRAMES])
-            held = held[WINDOW_FRAMES:]
+        while len(held) >= size:
+            yield np.stack(held[:size])
+            held = held[size:]
     if held:
         yield np.stack(held)
 

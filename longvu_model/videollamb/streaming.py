@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from longvu_model.videollamb.frame_selection import evenly_spaced, whole_windows
+from longvu_model.videollamb.frame_selection import evenly_spaced, scene_frames, whole_windows
 from longvu_model.videollamb.scene_tilling import BoundaryRule, boundaries, depth_scores, similarities
 
 _PUBLISHED_RULE = BoundaryRule(alpha=0.5, most=15)
@@ -216,8 +216,8 @@ class RunningScenes:
 class SceneSketch:
     """Frames of the scene that goes on, evenly spaced, in constant memory.
 
-    Up to ``2 * most`` frames are held. When they are full every other one is let go, and only every other new one is
-    taken from then on.
+    Up to ``2 * most`` frames are held, and the newest. When they are full every other one is let go, and only every
+    other new one is taken from then on.
 
     Args:
         most: frames of a scene that will be looked at.
@@ -226,21 +226,22 @@ class SceneSketch:
     def __init__(self, most: int) -> None:
         self._most, self._stride = most, 1
         self._held: dict[int, Tensor] = {}
+        self._newest: dict[int, Tensor] = {}
 
     def add(self, frame: int, tokens: Tensor) -> None:
         """A frame of the stream, in order, and what is kept of it."""
-        if frame % self._stride:
-            return
-        self._held[frame] = tokens
+        self._newest = {frame: tokens}
+        if frame % self._stride == 0:
+            self._held[frame] = tokens
         if len(self._held) > 2 * self._most:
             self._stride *= 2
             self._held = {frame: tokens for frame, tokens in self._held.items() if frame % self._stride == 0}
 
     def take(self, first: int, last: int) -> list[tuple[int, Tensor]]:
         """The frames of a scene that has ended, at most ``most``; what comes before and within it is let go."""
-        held = [frame for frame in self._held if first <= frame <= last]
-        chosen = [held[i] for i in dict.fromkeys(evenly_spaced(len(held), min(self._most, len(held))))] if held else []
-        taken = [(frame, self._held[frame]) for frame in chosen]
-        self._held = {frame: tokens for frame, tokens in self._held.items() if frame > last}
+        held = self._held | self._newest
+        inside = [frame for frame in held if first <= frame <= last]
+        chosen = [inside[i] for i in scene_frames(0, len(inside) - 1, self._most)] if inside else []
+        self._held = {frame: tokens for frame, tokens in held.items() if frame > last}
         self._stride = 1
-        return taken
+        return [(frame, held[frame]) for frame in chosen]

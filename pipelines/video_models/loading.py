@@ -20,7 +20,11 @@ _FAMILIES = {
     "longvu": "longvu",
     "cambrian_qwen": "longvu",
     "cambrian_llama": "longvu",
+    "videollamb": "videollamb",
+    "llamavid": "llamavid",
 }
+# Published checkpoints of the LLaVA line share model types; each sibling knows its own.
+_PUBLISHED_SIBLINGS = ("videollamb", "llamavid")
 _DIGESTED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja")
 _PIECE_BYTES = 16 << 20
 _THREADS = 4
@@ -49,16 +53,24 @@ def load_video_model(
     """
     folder = Path(path)
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no checkpoint (config.json is missing); give the folder of a model") from None
-    if kind not in _FAMILIES:
-        raise UserError(f"{path}: model_type {kind!r} is not known; there are {', '.join(_FAMILIES)}")
-    family = import_module(f"pipelines.video_models.{_FAMILIES[kind]}")
+    family = import_module(f"pipelines.video_models.{_family_of(config, path)}")
     model: VideoModel = family.load(folder, torch.device(device), dtype, quantization, overrides or {})
     model.name = folder.name
     model.digest = _with_settings(checkpoint_digest(folder), dtype, quantization, overrides)
     return model
+
+
+def _family_of(config: Mapping[str, Any], path: str | Path) -> str:
+    kind = config.get("model_type")
+    if kind in _FAMILIES:
+        return _FAMILIES[kind]
+    for sibling in _PUBLISHED_SIBLINGS:
+        if import_module(f"longvu_model.{sibling}.official").is_published_config(config):
+            return sibling
+    raise UserError(f"{path}: model_type {kind!r} is not known; there are {', '.join(_FAMILIES)}")
 
 
 def checkpoint_digest(path: str | Path) -> str:

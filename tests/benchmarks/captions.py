@@ -1,0 +1,125 @@
+"""Captions of a long video while it plays: speed, cost per frame as it grows, memory. Floor: 5 times real time.
+
+    python -m tests.benchmarks.captions                      # ten minutes, and the published rule on its first two
+    python -m tests.benchmarks.captions --minutes 60 --published-minutes 0
+    python -m tests.benchmarks.captions --video film.mkv --model checkpoints/videollamb
+
+The first lines are of the default rule: how many times as fast as the video plays, the milliseconds that a frame of the
+first and of the last quarter costs (decoding, encoding, detection and captions together), and how much resident memory
+grew after the first quarter. Then the same of the release's rule, the baseline, which looks at all frames again for
+each one: on its own stretch of video, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from longvu_model.presets import build_preset
+from pipelines import captions
+from pipelines.captions import Caption, CaptionSettings, stream_captions, timed_frames
+from pipelines.corpus import CorpusConfig, write_corpus
+from pipelines.video_models import load_video_model
+from pipelines.video_models.videollamb import VideoLLaMB
+
+FLOOR = 5.0
+
+
+@dataclass
+class Run:
+    """What a stream took: when each frame was asked for, and how much memory was held then."""
+
+    captions: list[Caption] = field(default_factory=list)
+    asked_s: list[float] = field(default_factory=list)
+    resident_bytes: list[int] = field(default_factory=list)
+    played_s: float = 0.0
+
+    def note(self) -> None:
+        """A frame is asked for."""
+        self.asked_s.append(time.perf_counter())
+        self.resident_bytes.append(_resident_bytes())
+
+    def report(self, name: str, floor: str = "") -> None:
+        took_s = self.asked_s[-1] - self.asked_s[0]
+        cost_ms = np.diff(self.asked_s) * 1e3
+        quarter = max(1, len(cost_ms) // 4)
+        grown = (max(self.resident_bytes[-quarter:]) - max(self.resident_bytes[: quarter + 1])) / 2**20
+        first_ms, last_ms = cost_ms[:quarter].mean(), cost_ms[-quarter:].mean()
+        print(f"{name}: {len(cost_ms)} frames, {len(self.captions)} captions, ", end="")
+        print(f"{self.played_s / took_s:.1f} times real time{floor}; first quarter {first_ms:.1f} ms a frame, ", end="")
+        print(f"last {last_ms:.1f} ms; memory grew by {grown:.0f} MiB")
+
+
+def run(model: VideoLLaMB, video: Path, seconds: float | None, settings: CaptionSettings) -> Run:
+    result = Run()
+
+    def noted(source: str | Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+        for time_s, frame in timed_frames(source, fps):
+            if seconds is not None and time_s >= seconds:
+                break
+            result.played_s = time_s
+            result.note()
+            yield time_s, frame
+        result.note()
+
+    with mock.patch.object(captions, "timed_frames", noted):
+        result.captions = list(stream_captions(model, video, settings))
+    result.note()
+    return result
+
+
+def _resident_bytes() -> int:
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * 4096
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the generated video")
+    parser.add_argument(
+        "--published-minutes", type=float, default=2.0, help="of it, for the release's rule; 0: leave out"
+    )
+    parser.add_argument("--video", type=Path, help="a file instead of a generated one")
+    parser.add_argument("--model", type=Path, help="checkpoint folder instead of tiny_videollamb")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--show", type=int, default=5, metavar="N", help="captions of each rule to print")
+    options = parser.parse_args(argv)
+    print(f"{platform.machine()}, {platform.processor() or 'unknown processor'}, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_video_model(options.model or build_preset("tiny_videollamb", Path(folder) / "model"))
+        assert isinstance(model, VideoLLaMB)
+        video = options.video or _generated(Path(folder) / "corpus", options.minutes * 60)
+        settings = CaptionSettings(max_new_tokens=options.max_new_tokens)
+        list(itertools.islice(stream_captions(model, video, settings), 1))  # first calls take their memory
+        ours = run(model, video, None, settings)
+        ours.report("default", f" (floor {FLOOR:g})")
+        _show(ours, options.show)
+        if options.published_minutes:
+            model.config.semantics = "published"
+            theirs = run(model, video, options.published_minutes * 60, settings)
+            theirs.report("published")
+            _show(theirs, options.show)
+    return 0
+
+
+def _generated(folder: Path, seconds: float) -> Path:
+    write_corpus(folder, CorpusConfig(num_videos=1, seconds=seconds, scenes=(max(2, int(seconds // 30)),)))
+    return next(iter(sorted(folder.rglob("*.mp4"))))
+
+
+def _show(result: Run, count: int) -> None:
+    for caption in result.captions[:count]:
+        print(f"    {caption}  ({caption.frames} frames, {caption.visual_tokens} tokens, {caption.seconds:.2f} s)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
