@@ -43,7 +43,9 @@ def read_readings(path: str | Path) -> Iterator[Reading]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give a file of JSON lines with options, reply and answer") from error
+        raise UserError(
+            f"{path}: {error.strerror}; give a file of JSON lines with options, reply and answer"
+        ) from error
     for number, raw in enumerate(content.split(b"\n"), start=1):
         if raw.strip():
             yield _reading(f"{path}:{number}", raw)
@@ -83,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
         label = parse_choice(reading.reply, reading.options)
         if label != reading.answer:
             wrong += 1
-            print(f"{reading.where}: read {label}, not {reading.answer}: {json.dumps(reading.reply, ensure_ascii=False)}")
+            print(
+                f"{reading.where}: read {label}, not {reading.answer}: {json.dumps(reading.reply, ensure_ascii=False)}"
+            )
     print(f"{wrong} of {len(readings)} replies mis-scored")
     return 1 if wrong else 0
 

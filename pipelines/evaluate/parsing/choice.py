@@ -18,7 +18,11 @@ _AROUND = r"[\s.,:;!()\[\]{}\"'<>*_`~|→✓•=–-]*"
 _LETTER_ONLY = re.compile(rf"{_AROUND}([^\W\d_]){_AROUND}")
 _QUESTION_LINE = re.compile(r"^[ \t]*Q[ \t]*\d*[ \t]*:", re.M)
 _ANSWER_MARKER = re.compile(r"(?:^|(?<=\s))A[ \t]*\d*[ \t]*:(?=\s|\S)", re.M)
-_ASKED_LINE = re.compile(r"^[ \t]*(?:Q[ \t]*\d*|question(?:[ \t]*\d+)?|问题|問題|질문|frage|pregunta|domanda|pergunta|vraag|pytanie|вопрос|soru|câu hỏi|pertanyaan)[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
+_ASKED = (
+    r"Q[ \t]*\d*|question(?:[ \t]*\d+)?|问题|問題|질문|frage|pregunta|domanda|pergunta|vraag|pytanie|вопрос|soru|"
+    r"câu hỏi|pertanyaan"
+)
+_ASKED_LINE = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
 
 
 def parse_choice(reply: str, options: Sequence[str]) -> str | None:
@@ -34,7 +38,9 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
         ValueError: more than 26 options.
     """
     if len(options) > MAX_OPTIONS:
-        raise ValueError(f"{len(options)} options; labels are single letters, so at most {MAX_OPTIONS} can be told apart")
+        raise ValueError(
+            f"{len(options)} options; labels are single letters, so at most {MAX_OPTIONS} can be told apart"
+        )
     text = clean(reply)
     if text is None or not text.strip():
         return None

@@ -19,7 +19,8 @@ _OPEN = re.compile(
     re.I,
 )
 _CLOSE = re.compile(
-    rf"<\s*\|?\s*/\s*{_BLOCK}\s*\|?\s*>|\[/{_BLOCK}\]|◁/{_BLOCK}▷|<\|end_of_thought\|>|</seed:think>|<\|/{_BLOCK}\|>", re.I
+    rf"<\s*\|?\s*/\s*{_BLOCK}\s*\|?\s*>|\[/{_BLOCK}\]|◁/{_BLOCK}▷|<\|end_of_thought\|>|</seed:think>|<\|/{_BLOCK}\|>",
+    re.I,
 )
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)\s*(?:<\|message\|>)?", re.I)
 _ROLES = r"(?:assistant|model|gpt|bot|ai|user|human|system|chatgpt|answerer)"
@@ -31,31 +32,37 @@ _STOP_TOKEN = re.compile(
 )
 _START_TOKEN = re.compile(
     r"<\|start_header_id\|>\s*\w*\s*<\|end_header_id\|>|<\|(?:im_start|start|start_of_turn|start_of_role)\|>\s*"
-    rf"(?:{_ROLES}\b)?[ :]*|<start_of_turn>\s*(?:{_ROLES}\b)?|<\|(?:begin_of_text|startoftext|bos|pad|assistant|message|"
-    r"endofprompt|begin_of_box|end_of_box|box_start|box_end|beginoftext|unk|padding|finetune_right_pad_id|image_pad|"
+    rf"(?:{_ROLES}\b)?[ :]*|<start_of_turn>\s*(?:{_ROLES}\b)?|<\|(?:begin_of_text|startoftext|bos|pad|assistant|"
+    r"message|endofprompt|begin_of_box|end_of_box|box_start|box_end|beginoftext|unk|padding|finetune_right_pad_id|image_pad|"
     r"video_pad|vision_start|vision_end|end_header_id|end_of_role|begin_of_solution|end_of_solution|object_ref_start|"
     r"object_ref_end|quad_start|quad_end|image|video|image_1)\|>|<(?:bos|pad|unk|BOS|PAD|UNK|CLS|sep|image|video|"
     r"start_of_image|cls|mask)>|\[(?:BOS|PAD|UNK|CLS|pad|bos|MASK|gMASK|sMASK)\]|\[/?INST\]|<</?SYS>>|"
     r"<[|｜](?:Assistant|User|begin▁of▁sentence)[|｜]>|<\|[\w▁-]{1,40}\|>",
     re.I,
 )
-_ROLE_LINE = re.compile(rf"^[ \t]*(?:#{{1,4}}[ \t]*)?(?:\*\*)?{_ROLES}(?:\*\*)?[ \t]*(?::(?:\*\*)?|\n)[ \t]*", re.I | re.M)
-_STRUCK = (
-    re.compile(r"~~.*?~~", re.S),
-    re.compile(r"(?<![\w~])~(?![\s\d~])[^~\n]{0,200}?(?<![\s~])~(?![\w~])"),
-    re.compile(r"<(del|strike)\b[^>]*>.*?</\1\s*>", re.S | re.I),
-    re.compile(r"\[(s|strike|del)\].*?\[/\1\]", re.S | re.I),
-    re.compile(r"\\(?:sout|st|cancel|bcancel|xcancel|hcancel|textst)\s*\{[^{}]*\}"),
-    re.compile(r"<(\w+)[^<>]*line-through[^<>]*>.*?</\1\s*>", re.S | re.I),
-    re.compile(r"<!--.*?(?:-->|\Z)", re.S),
+_ROLE_LINE = re.compile(
+    rf"^[ \t]*(?:#{{1,4}}[ \t]*)?(?:\*\*)?{_ROLES}(?:\*\*)?[ \t]*(?::(?:\*\*)?|\n)[ \t]*", re.I | re.M
 )
-_S_PAIR = re.compile(r"<s>(.*?)</s>", re.S | re.I)
+_STRUCK = (
+    re.compile(r"~~[^~]*(?:~[^~]+)*~~"),
+    re.compile(r"(?<![\w~])~(?![\s\d~])[^~\n]{0,200}?(?<![\s~])~(?![\w~])"),
+    re.compile(r"\\(?:sout|st|cancel|bcancel|xcancel|hcancel|textst)\s{0,9}\{[^{}]*\}"),
+)
+_STRUCK_PAIRS = (
+    (re.compile(r"<(?:del|strike)(?:\s[^<>]*)?>", re.I), re.compile(r"</(?:del|strike)\s*>", re.I)),
+    (re.compile(r"\[(?:s|strike|del)\]", re.I), re.compile(r"\[/(?:s|strike|del)\]", re.I)),
+    (re.compile(r"<span[^<>]*line-through[^<>]*>", re.I), re.compile(r"</span\s*>", re.I)),
+    (re.compile(r"<!--"), re.compile(r"-->|\Z")),
+)
+_S_PAIR = (re.compile(r"<s>", re.I), re.compile(r"</s>", re.I))
 _LATEX_WRAP = re.compile(
     r"\\(?:boxed|fbox|framebox|text|textbf|textit|texttt|textrm|textsf|mathrm|mathbf|mathit|mathsf|mathtt|mathbb|"
     r"mathcal|operatorname|emph|underline|bm|boldsymbol|mbox|textnormal|bf|rm|ensuremath|colorbox|displaystyle|"
     r"underbrace|overline|hbox|large|Large|huge|Huge)\s*\*?\s*\{([^{}]*)\}"
 )
-_LATEX_BARE = re.compile(r"\\boxed\s*(?=[A-Za-z0-9]\b)|\\(?:boxed|fbox)\s*\{?|\\(?:displaystyle|quad|qquad|left|right|bf|rm)\b")
+_LATEX_BARE = re.compile(
+    r"\\boxed\s*(?=[A-Za-z0-9]\b)|\\(?:boxed|fbox)\s*\{?|\\(?:displaystyle|quad|qquad|left|right|bf|rm)\b"
+)
 _LATEX_SIGNS = (
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
     (re.compile(r"\^\{?\\circ\}?|\\degree\b"), "°"),
@@ -75,12 +82,15 @@ _LATEX_SIGNS = (
 )
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.M)
 _INLINE_FENCE = re.compile(r"```(?:[a-z]{2,10}\b[ \t]*\n)?|~~~")
-_LINE_TAG = re.compile(r"<\s*/?\s*(?:p|div|br|li|ul|ol|h[1-6]|section|article|blockquote|pre|hr|dd|dt|dl|body|html|head|main|header|footer|center|details|summary)\b[^<>]*>", re.I)
+_LINE_TAG = re.compile(
+    r"<\s*/?\s*(?:p|div|br|li|ul|ol|h[1-6]|section|article|blockquote|pre|hr|dd|dt|dl|body|html|head|main|header|footer|center|details|summary)\b[^<>]*>",
+    re.I,
+)
 _TAG = re.compile(r"<\s*/?\s*[A-Za-z][\w:-]*(?:\s+[^<>]*)?/?\s*>")
-_PAIRED_TAG = re.compile(r"<\s*([A-Za-z])\s*>(?!.*<\s*/\s*\1\s*>)", re.S)
+_LETTER_TAG = re.compile(r"<\s*([A-Za-z])\s*>")
 _EMPHASIS = (
     re.compile(r"(\*{1,3})(?=\S)([^*\n]*?\S)\1"),
-    re.compile(r"(?<![^\W_])(_{1,3})(?=[^\s_])([^\n]*?[^\s_])\1(?![^\W_])"),
+    re.compile(r"(?<![^\W_])(_{1,3})(?=[^\s_])([^\n_]*?[^\s_])\1(?![^\W_])"),
     re.compile(r"(`{1,2})(?=\S)([^`\n]*?\S)\1"),
     re.compile(r"(?<!\w)(==|\+\+)(?=\S)([^=+\n]*?\S)\1(?!\w)"),
 )
@@ -121,7 +131,8 @@ def _after_reasoning(text: str) -> str | None:
     """Take reasoning blocks away. An opening tag may be missing; an unclosed block leaves nothing."""
     kept, depth, position = [], 0, 0
     marks = sorted(
-        [(m.start(), m.end(), 1) for m in _OPEN.finditer(text)] + [(m.start(), m.end(), -1) for m in _CLOSE.finditer(text)]
+        [(m.start(), m.end(), 1) for m in _OPEN.finditer(text)]
+        + [(m.start(), m.end(), -1) for m in _CLOSE.finditer(text)]
     )
     for start, end, step in marks:
         if step > 0:
@@ -141,24 +152,43 @@ def _after_reasoning(text: str) -> str | None:
 def _without_struck(text: str) -> str:
     for pattern in _STRUCK:
         text = pattern.sub(" ", text)
+    for opening, closing in _STRUCK_PAIRS:
+        text = _without_pairs(text, opening, closing)
     return text
+
+
+def _without_pairs(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> str:
+    """Drop each stretch from an opening to the next closing; an opening without one stays."""
+    kept, position = [], 0
+    while (start := opening.search(text, position)) is not None:
+        end = closing.search(text, start.end())
+        if end is None:
+            break
+        kept.append(text[position : start.start()])
+        position = max(end.end(), start.end())
+    return " ".join([*kept, text[position:]])
 
 
 def _first_turn(text: str) -> str:
     """Drop role markers, start tokens and padding; end at the first stop token that follows some text."""
     text = _START_TOKEN.sub(lambda token: token[0] if _STOP_TOKEN.fullmatch(token[0]) else " \n", text)
-    pair = _S_PAIR.search(text)
-    if pair is not None and not text[: pair.start()].strip() and not _ROLE_LINE.sub("", text[pair.end() :]).strip("</s> \n"):
-        text = pair[1]
-    text = _S_PAIR.sub(" ", text)
-    text = re.sub(r"<s>", " ", text, flags=re.I)
-    kept: list[str] = []
-    for part in re.split(f"(?:{_STOP_TOKEN.pattern})|</s>", text, flags=re.I):
-        part = _ROLE_LINE.sub("", part)
+    start = _S_PAIR[0].search(text)
+    end = _S_PAIR[1].search(text, start.end()) if start else None
+    if (
+        start
+        and end
+        and not text[: start.start()].strip()
+        and not _ROLE_LINE.sub("", text[end.end() :]).strip("</s> \n")
+    ):
+        text = text[start.end() : end.start()]
+    text = re.sub(r"<s>", " ", _without_pairs(text, *_S_PAIR), flags=re.I)
+    position = 0
+    for stop in re.finditer(f"(?:{_STOP_TOKEN.pattern})|</s>", text, flags=re.I):
+        part = _ROLE_LINE.sub("", text[position : stop.start()])
         if part.strip():
-            kept.append(part)
-            break
-    return "".join(kept)
+            return part
+        position = stop.end()
+    return _ROLE_LINE.sub("", text[position:])
 
 
 def _marked_items(text: str) -> str:
@@ -186,7 +216,8 @@ def _unwrap(text: str) -> str:
     for pattern, sign in _LATEX_SIGNS[1:]:
         text = pattern.sub(sign, text)
     text = _INLINE_FENCE.sub("\n", _FENCE.sub("", text))
-    text = _PAIRED_TAG.sub(lambda tag: f"({tag[1]})" if tag[1].lower() not in "pius" else "", text)
+    closed = {tag.lower() for tag in re.findall(r"<\s{0,9}/\s{0,9}([A-Za-z])\s{0,9}>", text)}
+    text = _LETTER_TAG.sub(lambda tag: "" if tag[1].lower() in closed | set("pius") else f"({tag[1]})", text)
     text = _TAG.sub("", _LINE_TAG.sub("\n", text))
     text = _RULE.sub("", text)
     text = _LINK.sub(r"\1", text)

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.evaluate.parsing.elements import Element
-from pipelines.evaluate.parsing.statements import CHOSEN, EXPLAINED, IGNORED, PLAIN, REJECTED, Mention, Sentence, read, sentences_of
+from pipelines.evaluate.parsing.statements import (
+    CHOSEN,
+    EXPLAINED,
+    IGNORED,
+    PLAIN,
+    REJECTED,
+    Mention,
+    Sentence,
+    read,
+    sentences_of,
+)
 
 _STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
 
@@ -44,7 +54,7 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
         while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
             end += 1
         if end - start > 1:
-            _read_walk(elements, sentences, items[start:end])
+            _read_walk(elements, mentions, items[start:end])
         start = end
 
 
@@ -60,7 +70,7 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
 
 
-def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items: list[Mention]) -> None:
+def _read_walk(elements: Sequence[Element], mentions: Sequence[Mention], items: list[Mention]) -> None:
     verdicts = {}
     for number, item in enumerate(items):
         stop = items[number + 1].first if number + 1 < len(items) else _end_of_line(elements, item.last)
@@ -68,12 +78,12 @@ def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items
     rejected = [n for n, verdict in verdicts.items() if verdict is False or items[n].role == REJECTED]
     right = [n for n, verdict in verdicts.items() if verdict is True and items[n].role != REJECTED]
     head_chosen = not right and rejected == list(range(1, len(items))) and items[0].role == CHOSEN
+    inside = [
+        m for m in mentions if items[0].first < m.first < _end_of_line(elements, items[-1].last) and m not in items
+    ]
+    for mention in inside:
+        mention.role = IGNORED
     for number, item in enumerate(items):
-        stop = items[number + 1].first if number + 1 < len(items) else _end_of_line(elements, item.last)
-        for sentence in sentences:
-            for mention in sentence.mentions:
-                if item.first < mention.first < stop:
-                    mention.role = IGNORED
         if number in rejected:
             item.role = REJECTED
         elif number in right or (number == 0 and head_chosen):
@@ -106,9 +116,8 @@ def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | No
                 verdict = False
         elif "wrong" in one.tags:
             verdict = None if negated else False
-        elif one.tags & {"right", "yes"} and "filler" not in one.tags:
-            if verdict is not False or not negated:
-                verdict = False if negated else True
+        elif one.tags & {"right", "yes"} and "filler" not in one.tags and (verdict is not False or not negated):
+            verdict = not negated
     return verdict
 
 
@@ -123,7 +132,11 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
                 for other in sentence.mentions
                 if other.kind == "text" and other.first > mention.last and other.role in (PLAIN, CHOSEN)
             ]
-            if not texts and number + 1 < len(sentences) and _adjacent(elements, mention, sentence, sentences[number + 1]):
+            if (
+                not texts
+                and number + 1 < len(sentences)
+                and _adjacent(elements, mention, sentence, sentences[number + 1])
+            ):
                 texts = [o for o in sentences[number + 1].mentions[:1] if o.kind == "text" and o.role == CHOSEN]
             if texts and not any(other.labels & mention.labels for other in texts):
                 for other in texts:
@@ -136,10 +149,13 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
 
 def _adjacent(elements: Sequence[Element], mention: Mention, sentence: Sentence, following: Sentence) -> bool:
     """Only marks and one line break stand between a label and the sentence after it."""
-    between = elements[mention.last + 1 : following.mentions[0].first] if following.mentions else [elements[mention.first]]
-    return all(one.kind in ("mark", "newline") or one.tags & {"filler"} for one in between) and sum(
-        one.kind == "newline" for one in between
-    ) <= 2
+    between = (
+        elements[mention.last + 1 : following.mentions[0].first] if following.mentions else [elements[mention.first]]
+    )
+    return (
+        all(one.kind in ("mark", "newline") or one.tags & {"filler"} for one in between)
+        and sum(one.kind == "newline" for one in between) <= 2
+    )
 
 
 class _Timeline:
@@ -215,11 +231,15 @@ class _Timeline:
         """``Is it B? Yes.``"""
         if self._asked is None or sentence.question:
             return
-        first = next((one for one in self._elements[sentence.start : sentence.end] if one.kind not in ("mark", "newline")), None)
+        first = next(
+            (one for one in self._elements[sentence.start : sentence.end] if one.kind not in ("mark", "newline")), None
+        )
         if first is None or not first.tags & {"yes", "no"} or any(m.role == CHOSEN for m in sentence.mentions):
             return
-        if "yes" in first.tags and not self._asked.group and not any(
-            "not" in one.tags for one in self._elements[sentence.start : sentence.end]
+        if (
+            "yes" in first.tags
+            and not self._asked.group
+            and not any("not" in one.tags for one in self._elements[sentence.start : sentence.end])
         ):
             self._choices.append(_Choice(self._asked.labels, _STRONG))
 
@@ -236,7 +256,10 @@ class _Timeline:
         if sentence.mentions and (self._topic.group or any(one.tags & {"if", "than"} for one in rest)):
             return
         if sentence.mentions:
-            cut = next((n for n, one in enumerate(rest) if one.kind == "mark" and one.text in ",–:(" or one.tags & {"but"}), None)
+            cut = next(
+                (n for n, one in enumerate(rest) if (one.kind == "mark" and one.text in ",–:(") or one.tags & {"but"}),
+                None,
+            )
             if cut is None:
                 return
             rest = rest[cut:]
@@ -246,7 +269,9 @@ class _Timeline:
         if tags & {"answer"} and not tags & {"right", "wrong"}:
             return
         positive = bool(tags & {"right"}) and not tags & {"not", "wrong", "no", "not_after"}
-        negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(tags & {"right"} and tags & {"not", "not_after"})
+        negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(
+            tags & {"right"} and tags & {"not", "not_after"}
+        )
         if positive and not self._topic.group and "if" not in tags and "be" in tags:
             self._choices.append(_Choice(self._topic.labels, _STRONG))
         elif negative:

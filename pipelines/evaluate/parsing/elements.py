@@ -17,7 +17,9 @@ _AFTER_LABEL = {"because", "not", "not_after", "or", "and", "but", "than", "mend
 _LINKS = {"as", "for", "with", "which", "who", "where", "when", "in", "on", "based", "from", "given", "according", "by",
           "because", "since", "that", "here", "would", "will", "seems", "matches", "fits", "due", "over", "describes",
           "indeed", "best", "clearly", "it"}  # fmt: skip
-_TURKISH_SUFFIX = re.compile(r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I)
+_TURKISH_SUFFIX = re.compile(
+    r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I
+)
 _FUNCTION_TAGS = {"yes", "no"}
 _ABSOLUTE = {"all", "none", "both", "neither", "either", "有", "没有"}
 
@@ -51,7 +53,9 @@ class Element:
         return self.kind in ("label", "text")
 
 
-def elements_of(tokens: Sequence[Token], found: Sequence[Found], labels: Sequence[str], lexicon: Lexicon) -> list[Element]:
+def elements_of(
+    tokens: Sequence[Token], found: Sequence[Found], labels: Sequence[str], lexicon: Lexicon
+) -> list[Element]:
     """Return the elements of a reply, in order.
 
     Args:
@@ -72,14 +76,25 @@ def elements_of(tokens: Sequence[Token], found: Sequence[Found], labels: Sequenc
             adjective = one.end - one.start == 1 and tags & {"right", "wrong", "final"} and following & {"answer"}
             if not adjective and not (length > one.end - one.start and tags & {"maybe", "final"}):
                 functional = one.end - one.start == 1 and bool(tags & _FUNCTION_TAGS or token.norm in _ABSOLUTE)
-                elements.append(Element("text", one.start, one.end, token.text, one.labels, tags, functional=functional))
+                elements.append(
+                    Element("text", one.start, one.end, token.text, one.labels, tags, functional=functional)
+                )
                 index = chained = one.end
                 continue
         if is_label(tokens, index, labels, lexicon, texts.get(index + 1), elements):
-            letter = label_letter(token.text)
+            letter = label_letter(token.text[0])
             after = tokens[index + 1] if index + 1 < len(tokens) else None
             bracketed = after is not None and after.glued and after.text in CLOSING and after.kind in ("mark", "symbol")
-            elements.append(Element("label", index, index + 1, token.text, frozenset({letter if letter in labels else "?"}), bracketed=bracketed))
+            elements.append(
+                Element(
+                    "label",
+                    index,
+                    index + 1,
+                    token.text,
+                    frozenset({letter if letter in labels else "?"}),
+                    bracketed=bracketed,
+                )
+            )
             index = chained = index + 1
         elif length and _stands(tokens, index, length, tags, chained):
             elements.append(Element("tag", index, index + length, token.norm, tags=tags))
@@ -117,7 +132,7 @@ def is_label(
 ) -> bool:
     """Tell whether a token is a letter on its own that can be a label where it stands."""
     token = tokens[index]
-    if token.kind != "word" or len(token.text) != 1 and not _turkish(token):
+    if token.kind != "word" or (len(token.text) != 1 and not _turkish(token)):
         return False
     letter = label_letter(token.text[0])
     if not ("A" <= letter <= "Z") or _belongs_to_a_word(tokens, index):
@@ -125,7 +140,11 @@ def is_label(
     if not token.text[0].isascii() and not token.text[0].isupper():
         return False
     if letter not in labels:
-        return token.text[0].isupper() and _set_off(tokens, index) and not (letter == "I" and not _bracketed(tokens, index))
+        return (
+            token.text[0].isupper()
+            and _set_off(tokens, index)
+            and not (letter == "I" and not _bracketed(tokens, index))
+        )
     own_text = text_after is not None and letter in text_after.labels
     if token.text[0].lower() not in lexicon.letters and not (letter in "AI" and "i" in lexicon.letters):
         return True

@@ -170,6 +170,8 @@ def _table_lines(rows: list[list[str]]) -> list[str]:
         single = len(values) == 1 or (final or strict)
         if single and not (column == 0 and len(rows[0]) > 1 and len(values) > 1):
             return [f"answer: {value}" for value in values if value]
+    if len(rows) == 2 and len(rows[0]) > 1 and all(len(cell) == 1 and cell.isalpha() for cell in rows[0]):
+        return [f"{label}: {verdict}" for label, verdict in zip(*rows, strict=False)]
     lines = []
     for row in rows:
         name = re.sub(r"[\W_]+", " ", row[0]).strip()

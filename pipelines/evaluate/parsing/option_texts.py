@@ -14,21 +14,23 @@ _ARTICLES = ("a", "an", "the")
 _NOT_AFTER_ARTICLE = {"and", "or", "is", "was", "nor", "but", "as", "to", "in", "of"}
 _OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus", "times"}
 _MULTIPLIERS = {"percent", "million", "billion", "thousand", "hundred", "dozen", "trillion", "and a half"}
-_NOT_PRONOUN = {"the", "this", "that", "which", "no", "every", "each", "any", "correct", "right", "last", "other", "only",
-                "wrong", "best", "another", "some"}  # fmt: skip
+_BEFORE_PRONOUN = "the this that which no every each any correct right last other only wrong best another some"
+_NOT_PRONOUN = set(_BEFORE_PRONOUN.split(" "))
 _MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost"}
 _PARTICLES = re.compile(
     r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
     r"입니다|이다|이에요|예요|에요|임|이며|며|이고|고|인|일|이었|였|죠|이죠|네요|요|이네요|같|하|한|할|해|했|합|됩|된|되|이지|지|이라|라|이나|나|아니|다|인데|들|씩|째|번)"
 )
 _CJK_DIGITS = dict(zip("零〇一二两兩三四五六七八九", "0012223456789", strict=True))
-_CJK_COUNT = re.compile(r"^[个個只名位人次件条條辆輛张張本种種年月日点點分秒米块塊つ回番台匹頭枚杯度倍步隻頂岁歲元号號、。,.]?$")
+_CJK_COUNT = re.compile(
+    r"^[个個只名位人次件条條辆輛张張本种種年月日点點分秒米块塊つ回番台匹頭枚杯度倍步隻頂岁歲元号號、。,.]?$"
+)
 _OWN_LABEL = r"\s*[(\[<{{\"']?\s*{letter}\s*(?:[)\]>}}\"'.:、,)\-–]|\s-)+\s*(?=\S)"
 
 
 @dataclass(frozen=True)
 class Found:
-    """Tokens ``start`` to ``end`` (exclusive) are the text of the options in ``labels``: more than one if they share it."""
+    """Tokens ``start`` to ``end`` (exclusive) are the text of the options in ``labels``, several if they share it."""
 
     start: int
     end: int
@@ -74,7 +76,10 @@ class OptionTexts:
     def _texts(self, options: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Each label with its text, and with its text less the label that all of them begin with."""
         texts = [" ".join(plain(option).split()) for option in options]
-        prefixes = [re.match(_OWN_LABEL.format(letter=label), text, re.I) for label, text in zip(self.labels, texts, strict=False)]
+        prefixes = [
+            re.match(_OWN_LABEL.format(letter=label), text, re.I)
+            for label, text in zip(self.labels, texts, strict=False)
+        ]
         for label, text, prefix in zip(self.labels, texts, prefixes, strict=False):
             if all(prefixes) and prefix is not None:
                 yield label, text[prefix.end() :]
@@ -89,7 +94,9 @@ class OptionTexts:
         if len(words) == 1 and words[0].text.upper() in self.labels:
             return
         string = self._text(tokens).string
-        marks = [token for token in tokens[: tokens.index(words[-1])] if token.kind == "mark" and token.text in ".,;:!?"]
+        marks = [
+            token for token in tokens[: tokens.index(words[-1])] if token.kind == "mark" and token.text in ".,;:!?"
+        ]
         yield _Spelling(label, _bare(text), string, len(marks), *_named(tokens))
 
     def equal(self, tokens: Sequence[Token]) -> frozenset[str]:
@@ -157,7 +164,12 @@ class OptionTexts:
         if token.kind == "char" and token.text in _CJK_DIGITS | {"十": "10"} and not token.hangul:
             return self._cjk_number(tokens, index)
         if token.kind == "word":
-            if token.norm in _ARTICLES and after is not None and after.kind == "word" and after.norm not in _NOT_AFTER_ARTICLE:
+            if (
+                token.norm in _ARTICLES
+                and after is not None
+                and after.kind == "word"
+                and after.norm not in _NOT_AFTER_ARTICLE
+            ):
                 return 1, ""
             if token.norm == "per" and after is not None and after.norm == "cent":
                 return 2, "percent"
@@ -176,7 +188,12 @@ class OptionTexts:
             return None
         gap = 2 if norms[1] == "-" and len(norms) == 3 else 1
         second = norms[gap]
-        if first != "1" and int(first) >= 20 and second in self._lexicon.numbers and norms[0] + second in self._lexicon.numbers:
+        if (
+            first != "1"
+            and int(first) >= 20
+            and second in self._lexicon.numbers
+            and norms[0] + second in self._lexicon.numbers
+        ):
             return gap + 1, f"\x01{self._lexicon.numbers[norms[0] + second]}\x02"
         if second in ("hundred", "thousand", "million"):
             return gap + 1, f"\x01{int(first) * {'hundred': 100, 'thousand': 1000, 'million': 10**6}[second]}\x02"
@@ -194,7 +211,9 @@ class OptionTexts:
             return 1, tokens[index].norm
         if "十" in digits:
             tens, _, units = digits.partition("十")
-            value = 10 * int(_CJK_DIGITS.get(tens, "1") if tens else "1") + int(_CJK_DIGITS.get(units, "0") if units else "0")
+            value = 10 * int(_CJK_DIGITS.get(tens, "1") if tens else "1") + int(
+                _CJK_DIGITS.get(units, "0") if units else "0"
+            )
         else:
             value = int("".join(_CJK_DIGITS[digit] for digit in digits))
         return end - index, f"\x01{value}\x02"
@@ -205,7 +224,17 @@ class OptionTexts:
         if tokens[index].norm != "one":
             return False
         after = tokens[index + 1].norm if index + 1 < len(tokens) else ""
-        return (index > 0 and tokens[index - 1].norm in _NOT_PRONOUN) or after in ("is", "of", "that", "who", "which", "can", "might", "could", "would")
+        return (index > 0 and tokens[index - 1].norm in _NOT_PRONOUN) or after in (
+            "is",
+            "of",
+            "that",
+            "who",
+            "which",
+            "can",
+            "might",
+            "could",
+            "would",
+        )
 
     def _occurrences(self, spelling: _Spelling, text: _Text, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
         position = text.string.find(spelling.key)
@@ -238,14 +267,23 @@ class OptionTexts:
             elif _joined(last, after, None, tokens[end + 1] if end + 1 < len(tokens) else None):
                 return False
         if first.kind == "number" or spelling.key.startswith("\x01"):
-            if start > 1 and before is not None and before.norm in ("or", "to", "–", "oder", "ou", "或") and tokens[start - 2].kind == "number":
+            if (
+                start > 1
+                and before is not None
+                and before.norm in ("or", "to", "–", "oder", "ou", "或")
+                and tokens[start - 2].kind == "number"
+            ):
                 return False
-            if before is not None and (before.norm in _OPERATORS - {"="} or before.norm in _MORE_THAN or before.kind == "symbol" and before.text not in "=#~→|✓✗&"):
+            if before is not None and (
+                before.norm in _OPERATORS - {"="}
+                or before.norm in _MORE_THAN
+                or (before.kind == "symbol" and before.text not in "=#~→|✓✗&")
+            ):
                 return False
-        if last.kind == "number" or spelling.key.endswith("\x02"):
-            if after is not None and (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or (after.kind == "number" and "/" in after.norm)):
-                return False
-        return True
+        if after is None or not (last.kind == "number" or spelling.key.endswith("\x02")):
+            return True
+        fraction = after.kind == "number" and "/" in after.norm
+        return not (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or fraction)
 
 
 def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_right: Token | None = None) -> bool:
@@ -258,7 +296,12 @@ def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_
         return True
     if left.text in "-_'" and left.glued and beyond_left is not None and beyond_left.kind in ("word", "number"):
         return right.kind in ("word", "number")
-    if right.text in "-_" and beyond_right is not None and beyond_right.glued and beyond_right.kind in ("word", "number"):
+    if (
+        right.text in "-_"
+        and beyond_right is not None
+        and beyond_right.glued
+        and beyond_right.kind in ("word", "number")
+    ):
         return left.kind in ("word", "number")
     if "address" in (left.kind, right.kind):
         return True

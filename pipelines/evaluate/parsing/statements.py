@@ -11,9 +11,27 @@ from pipelines.evaluate.parsing.elements import Element
 CHOSEN, PLAIN, EXPLAINED, REJECTED, IGNORED = "chosen", "plain", "explained", "rejected", "ignored"
 _CUES = {"answer", "choose", "right"}
 # Between two options these words keep them from being one group.
-_SEPARATES = {"choose", "be", "so", "right", "wrong", "final", "but", "than", "than_after", "not", "not_after", "reject", "reject_after", "mend", "no", "because"}
+_SEPARATES = {
+    "choose",
+    "be",
+    "so",
+    "right",
+    "wrong",
+    "final",
+    "but",
+    "than",
+    "than_after",
+    "not",
+    "not_after",
+    "reject",
+    "reject_after",
+    "mend",
+    "no",
+    "because",
+}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
 _CLAUSE_MARKS = ",;–-():—"
+_REACH = 120
 _SENTENCE_ENDS = ".!?;"
 
 
@@ -92,8 +110,11 @@ def _label_mark(elements: Sequence[Element], start: int, index: int) -> bool:
     said = [one for one in before if not (one.kind == "mark" and one.text in "(['\"{<)]}>")]
     if len(said) == 1 and said[0].kind == "label":
         return True
-    return bool(said) and said[-1].kind == "label" and elements[index + 1].kind == "text" and bool(
-        elements[index + 1].labels & said[-1].labels
+    return (
+        bool(said)
+        and said[-1].kind == "label"
+        and elements[index + 1].kind == "text"
+        and bool(elements[index + 1].labels & said[-1].labels)
     )
 
 
@@ -117,7 +138,9 @@ def _mentions(elements: Sequence[Element], sentence: Sentence) -> list[Mention]:
         element = elements[index]
         if not element.mention:
             continue
-        one = Mention(element.labels, element.kind, index, index, group=len(element.labels) > 1 and element.kind == "text")
+        one = Mention(
+            element.labels, element.kind, index, index, group=len(element.labels) > 1 and element.kind == "text"
+        )
         if mentions and (joined := _join(elements, mentions[-1], one)):
             mentions[-1] = joined
         else:
@@ -131,11 +154,15 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
     marks_only = all(one.kind in ("mark", "newline") or one.tags & {"filler"} or one.text in "/" for one in between)
     shared = left.labels & right.labels
     beside = all(
-        (one.kind in ("mark", "newline") and one.text not in "?;") or one.tags & {"be", "filler", "answer", "so", "right"} for one in between
+        (one.kind in ("mark", "newline") and one.text not in "?;")
+        or one.tags & {"be", "filler", "answer", "so", "right"}
+        for one in between
     ) and not any(one.tags & {"not", "not_after"} for one in between)
     if shared and not left.group and beside and (left.kind != right.kind or len(right.labels) == 1):
         label = left if left.kind == "label" else right
-        return Mention(shared, "label" if "label" in (left.kind, right.kind) else "text", left.first, right.last, item=label.item)
+        return Mention(
+            shared, "label" if "label" in (left.kind, right.kind) else "text", left.first, right.last, item=label.item
+        )
     if shared and right.kind == "text" and left.kind == "label" and marks_only and len(shared) == 1:
         return Mention(shared, "label", left.first, right.last)
     if left.kind != right.kind and not left.group:
@@ -147,7 +174,10 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
             connected = not (one.text == "," and lead & {"than", "although", "mend"})
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
-        elif not (one.kind == "mark" and one.text in "()[]\"'." or (one.tags & {"filler", "answer", "maybe"} and not one.tags & _SEPARATES)):
+        elif not (
+            (one.kind == "mark" and one.text in "()[]\"'.")
+            or (one.tags & {"filler", "answer", "maybe"} and not one.tags & _SEPARATES)
+        ):
             return None
     if connected or (not between and left.kind == "label"):
         labels = left.labels | right.labels
@@ -158,16 +188,28 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
 class _Reader:
     """The role of one mention in its sentence."""
 
-    def __init__(self, elements: Sequence[Element], sentence: Sentence, mention: Mention, first: bool, last: bool) -> None:
-        self.elements, self.sentence, self.mention = elements, sentence, mention
+    def __init__(
+        self, elements: Sequence[Element], sentence: Sentence, mention: Mention, first: bool, last: bool
+    ) -> None:
+        self.elements, self.mention = elements, mention
+        # A word farther away than this says nothing of the mention.
+        self.sentence = Sentence(
+            max(sentence.start, mention.first - _REACH),
+            min(sentence.end, mention.last + _REACH),
+            sentence.question,
+            sentence.opens_line,
+        )
         self.first, self.last = first, last
 
     def read(self) -> None:
         mention = self.mention
-        left, right = self._left(), self._right()
+        self._walked = self._right_walk()
+        left, right = self._left() | self._tags(mention.first, mention.last) - {"and", "or"}, self._right()
         before = self._tags(self._clause_start(), mention.first)
         mention.hedged = "maybe" in left | right | before
-        announced = bool(left & _CUES) and not ("list" in left and not left & {"right", "be", "final", "choose"} and mention.group)
+        announced = bool(left & _CUES) and not (
+            "list" in left and not left & {"right", "be", "final", "choose"} and mention.group
+        )
         if self._ignored(left, before):
             mention.role = IGNORED
             if "mend" in left and self.sentence.question:
@@ -179,13 +221,28 @@ class _Reader:
         called = self._called_right(right)
         alone = self._closed()
         stands = self._stands(left)
-        mention.final = "final" in left | before and (mention.kind == "label" or bool(left & _CUES) or self._after_colon())
-        functional = any(one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text")
+        mention.final = "final" in left | before and (
+            mention.kind == "label" or bool(left & _CUES) or self._after_colon()
+        )
+        functional = any(
+            one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text"
+        )
         if mention.kind == "label":
             described = announced and self._described(left, right)
             if described and "sign" in left:
                 return
-            if announced or called or stands or (alone and bool((left | right) & {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"})):
+            if (
+                announced
+                or called
+                or stands
+                or (
+                    alone
+                    and bool(
+                        (left | right)
+                        & {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
+                    )
+                )
+            ):
                 mention.role, mention.weak = CHOSEN, described and not called
             return
         if self._in_reason() and not announced and not called:
@@ -207,7 +264,12 @@ class _Reader:
         while index >= self.sentence.start:
             one = self.elements[index]
             if one.kind == "tag":
-                if one.tags & {"because", "but", "although", "if", "and", "or"} and not one.tags & {"answer", "be", "filler", "right"}:
+                if one.tags & {"because", "but", "although", "if", "and", "or"} and not one.tags & {
+                    "answer",
+                    "be",
+                    "filler",
+                    "right",
+                }:
                     tags |= one.tags & {"because", "but"}
                     break
                 if one.tags & {"not_after", "reject_after", "than_after"} and not one.tags & {"not", "reject"}:
@@ -237,25 +299,44 @@ class _Reader:
     def _positive_before(self, comma: int) -> bool:
         """The clause before a comma may announce what follows it, if it names and denies nothing."""
         start = comma
-        while start > self.sentence.start and not (self.elements[start - 1].kind == "mark" and self.elements[start - 1].text == ","):
+        while start > self.sentence.start and not (
+            self.elements[start - 1].kind == "mark" and self.elements[start - 1].text == ","
+        ):
             start -= 1
         part = self.elements[start:comma]
         tags = self._tags(start, comma)
-        return not any(one.mention for one in part) and not tags & {"not", "wrong", "reject", "than", "if", "although", "because", "refuse", "no", "ask"}
+        return not any(one.mention for one in part) and not tags & {
+            "not",
+            "wrong",
+            "reject",
+            "than",
+            "if",
+            "although",
+            "because",
+            "refuse",
+            "no",
+            "ask",
+        }
 
-    def _right(self) -> list[str] | set[str]:
+    def _right(self) -> set[str]:
         """Tags of the words behind the mention, up to the first that says something else."""
-        return {tag for tags in self._right_walk() for tag in tags}
+        return {tag for tags in self._walked for tag in tags}
 
     def _right_walk(self) -> list[frozenset[str]]:
         walked: list[frozenset[str]] = []
-        index, depth = self.mention.last + 1, 0
+        index = self.mention.last + 1
         while index < self.sentence.end:
             one = self.elements[index]
-            if one.kind == "mark" and one.text in "([" :
-                closing = next((n for n in range(index, min(index + 40, self.sentence.end)) if self.elements[n].text in ")]"), None)
+            if one.kind == "mark" and one.text in "([":
+                closing = next(
+                    (n for n in range(index, min(index + 40, self.sentence.end)) if self.elements[n].text in ")]"), None
+                )
                 inner = self._tags(index, closing) if closing else set()
-                if closing and not inner & {"right", "wrong", "not", "yes", "no"} and not any(e.mention for e in self.elements[index:closing]):
+                if (
+                    closing
+                    and not inner & {"right", "wrong", "not", "yes", "no"}
+                    and not any(e.mention for e in self.elements[index:closing])
+                ):
                     index = closing + 1
                     continue
             elif one.kind == "mark" and one.text in ",:–-.":
@@ -264,7 +345,18 @@ class _Reader:
             elif one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|":
                 pass
             elif one.kind == "tag":
-                if one.tags & {"because", "but", "although", "if", "and", "or", "than", "so", "mend", "undo"} and not one.tags & {"be", "answer", "right", "filler", "not_after"}:
+                if one.tags & {
+                    "because",
+                    "but",
+                    "although",
+                    "if",
+                    "and",
+                    "or",
+                    "than",
+                    "so",
+                    "mend",
+                    "undo",
+                } and not one.tags & {"be", "answer", "right", "filler", "not_after"}:
                     break
                 walked.append(one.tags)
             else:
@@ -274,8 +366,14 @@ class _Reader:
 
     def _verdict_at(self, index: int) -> bool:
         """A verdict on what stands before: ``A: wrong``, ``A, which is right``."""
-        while index < self.sentence.end and (self.elements[index].kind == "mark" and self.elements[index].text in "(\"'[" or
-                                             (self.elements[index].kind == "tag" and self.elements[index].tags & {"be", "filler", "maybe", "not"} and not self.elements[index].tags & {"right", "wrong", "no", "yes"})):
+        while index < self.sentence.end and (
+            (self.elements[index].kind == "mark" and self.elements[index].text in "(\"'[")
+            or (
+                self.elements[index].kind == "tag"
+                and self.elements[index].tags & {"be", "filler", "maybe", "not"}
+                and not self.elements[index].tags & {"right", "wrong", "no", "yes"}
+            )
+        ):
             index += 1
         if index >= self.sentence.end or self.elements[index].kind != "tag":
             return False
@@ -284,13 +382,17 @@ class _Reader:
             return False
         rest = self.elements[index + 1 : self.sentence.end]
         upto = next((n for n, one in enumerate(rest) if one.kind == "mark" and one.text in ",;.–"), len(rest))
-        return not any(one.mention for one in rest[:upto]) and not any("answer" in one.tags for one in rest[:upto] if "be" in tags)
+        return not any(one.mention for one in rest[:upto]) and not any(
+            "answer" in one.tags for one in rest[:upto] if "be" in tags
+        )
 
     def _clause_start(self) -> int:
         index = self.mention.first
         while index > self.sentence.start:
             one = self.elements[index - 1]
-            if one.kind == "mark" and one.text in ",;–—:" or (one.kind == "tag" and one.tags & {"but", "so", "because"} and not one.tags & {"be", "filler"}):
+            if (one.kind == "mark" and one.text in ",;–—:") or (
+                one.kind == "tag" and one.tags & {"but", "so", "because"} and not one.tags & {"be", "filler"}
+            ):
                 break
             index -= 1
         return index
@@ -299,7 +401,11 @@ class _Reader:
         index = self.mention.last + 1
         while index < self.sentence.end:
             one = self.elements[index]
-            if one.kind == "mark" and one.text in ",;–—:.!?(" or (one.kind == "tag" and one.tags & {"but", "so", "because", "although", "mend", "if"} and not one.tags & {"be", "filler", "answer"}):
+            if (one.kind == "mark" and one.text in ",;–—:.!?(") or (
+                one.kind == "tag"
+                and one.tags & {"but", "so", "because", "although", "mend", "if"}
+                and not one.tags & {"be", "filler", "answer"}
+            ):
                 break
             index += 1
         return index
@@ -309,15 +415,21 @@ class _Reader:
         sentence = self.sentence
         if sentence.question:
             return True
-        if self._compared() or any("than_after" in tags for tags in self._right_walk()[:1]):
+        if self._compared() or any("than_after" in tags for tags in self._walked[:1]):
             return True
-        if "first" in self._tags(sentence.start, self.mention.first) & {"first"} and not self._after("but", "mend", "so", "first"):
+        if "first" in self._tags(sentence.start, self.mention.first) & {"first"} and not self._after(
+            "but", "mend", "so", "first"
+        ):
             return True
         if self._conditional():
             return True
         if "although" in before and not self._after("but", "so", "answer", "although"):
             return True
-        if "others" in before and before & {"choose", "maybe", "others"} and (self.mention.kind == "label" or before & {"choose"}):
+        if (
+            "others" in before
+            and before & {"choose", "maybe", "others"}
+            and (self.mention.kind == "label" or before & {"choose"})
+        ):
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
 
@@ -362,13 +474,17 @@ class _Reader:
 
     def _rejected(self, left: set[str], right: set[str], before: set[str]) -> bool:
         negated = bool(left & {"not", "refuse"}) or (("no" in left) and self._directly("no"))
-        if left & {"reject"} or ("wrong" in left and "answer" in left and not negated) or ("wrong" in left and self._heads("wrong")):
+        if (
+            left & {"reject"}
+            or ("wrong" in left and "answer" in left and not negated)
+            or ("wrong" in left and self._heads("wrong"))
+        ):
             return not negated or "reject" not in left
         if negated and not ("maybe" in left and not left & {"not", "refuse"}):
             return True
         if self.mention.kind == "text" and before & {"not", "refuse"}:
             return True
-        walked = self._right_walk()
+        walked = self._walked
         flat = [tag for tags in walked for tag in tags]
         if {"not_after", "reject_after"} & set(flat):
             return True
@@ -379,7 +495,11 @@ class _Reader:
             return not any("not" in tags for tags in walked[:position])
         if flat and any(tags & {"not"} for tags in walked):
             return True
-        return bool(walked) and bool(walked[-1] & {"no"} or walked[0] & {"no"}) and not any(tags & {"right", "yes"} for tags in walked)
+        return (
+            bool(walked)
+            and bool(walked[-1] & {"no"} or walked[0] & {"no"})
+            and not any(tags & {"right", "yes"} for tags in walked)
+        )
 
     def _directly(self, tag: str) -> bool:
         """The word before the mention, articles and copulas aside, is tagged so, with no comma between."""
@@ -397,7 +517,7 @@ class _Reader:
         return bool(colons) and any(tag in one.tags for one in part[: colons[-1]] if one.kind == "tag")
 
     def _called_right(self, right: set[str]) -> bool:
-        walked = self._right_walk()
+        walked = self._walked
         flat = {tag for tags in walked for tag in tags}
         if "not" in flat or "wrong" in flat:
             return False
@@ -422,14 +542,28 @@ class _Reader:
 
     def _after_colon(self) -> bool:
         index = self.mention.first - 1
-        while index >= self.sentence.start and self.elements[index].kind == "mark" and self.elements[index].text in "\"'([":
+        while (
+            index >= self.sentence.start
+            and self.elements[index].kind == "mark"
+            and self.elements[index].text in "\"'(["
+        ):
             index -= 1
         return index >= self.sentence.start and self.elements[index].text == ":"
 
     def _opens(self) -> bool:
         """The mention opens the sentence and is set off."""
         before = self.elements[self.sentence.start : self.mention.first]
-        if any(not (one.kind in ("mark", "newline") or (one.kind == "tag" and one.tags <= {"yes", "no", "so", "final", "mend", "filler", "be", "maybe"} and self.mention.kind == "label")) for one in before):
+        if any(
+            not (
+                one.kind in ("mark", "newline")
+                or (
+                    one.kind == "tag"
+                    and one.tags <= {"yes", "no", "so", "final", "mend", "filler", "be", "maybe"}
+                    and self.mention.kind == "label"
+                )
+            )
+            for one in before
+        ):
             return False
         return self._set_off()
 
@@ -445,7 +579,11 @@ class _Reader:
             return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
         if one.kind == "newline" or (one.kind == "mark" and one.text not in "*?"):
             return True
-        return one.kind == "tag" and bool(one.tags & {"because", "mend", "than", "but", "not"}) and not one.tags & {"filler", "be"}
+        return (
+            one.kind == "tag"
+            and bool(one.tags & {"because", "mend", "than", "but", "not"})
+            and not one.tags & {"filler", "be"}
+        )
 
     def _stands(self, left: set[str]) -> bool:
         """It opens or closes its sentence set off from the rest, where that makes it the answer."""
@@ -456,7 +594,9 @@ class _Reader:
             nxt = self.elements[mention.last + 1] if mention.last + 1 < sentence.end else None
             comma = nxt is not None and nxt.kind == "mark" and nxt.text == ","
             whole = self._closed_sentence()
-            return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self._closed())
+            return (
+                whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self._closed())
+            )
         return self._closes(left)
 
     def _closed_sentence(self) -> bool:
@@ -467,8 +607,10 @@ class _Reader:
         sentence, mention = self.sentence, self.mention
         if any(one.kind not in ("mark", "newline") for one in self.elements[mention.last + 1 : sentence.end]):
             return False
-        before = next((one for one in reversed(self.elements[sentence.start : mention.first]) if one.text not in "\"'"), None)
-        if "so" in left and self._closed():
+        before = next(
+            (one for one in reversed(self.elements[sentence.start : mention.first]) if one.text not in "\"'"), None
+        )
+        if ("so" in left and self._closed()) or {"be", "filler"} <= left:
             return True
         if before is None or before.kind != "mark":
             return False
@@ -488,7 +630,14 @@ class _Reader:
         rest = [one for one in self.elements[index : self.sentence.end] if one.kind not in ("newline",)]
         if self._after_colon():
             return False
-        return bool(rest) and (rest[0].kind == "word" or (rest[0].kind == "tag" and bool(rest[0].tags & {"be", "filler"}))) and self.elements[self.mention.first].bracketed is False
+        return (
+            bool(rest)
+            and (rest[0].kind == "word" or (rest[0].kind == "tag" and bool(rest[0].tags & {"be", "filler"})))
+            and self.elements[self.mention.first].bracketed is False
+        )
 
     def _in_reason(self) -> bool:
-        return any(one.kind == "tag" and "because" in one.tags and not one.tags & {"filler", "be"} for one in self.elements[self.sentence.start : self.mention.first]) and not self._after("so", "answer", "choose", "because")
+        return any(
+            one.kind == "tag" and "because" in one.tags and not one.tags & {"filler", "be"}
+            for one in self.elements[self.sentence.start : self.mention.first]
+        ) and not self._after("so", "answer", "choose", "because")

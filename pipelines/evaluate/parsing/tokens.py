@@ -24,7 +24,8 @@ _TOKEN = re.compile(
     r"(?P<char>[CH]m*)|(?P<kana>(?:Km*)+)|(?P<newline>N)|(?P<symbol>[Y$%+=<>^*#@&/~\\|])|(?P<mark>[^S])"
 )
 _ELISION = re.compile(
-    r"(?:[ldjnsmtc]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|nell|sull|dall|un|quest|quell|bell|sant|tutt|com|dov|cos)'(?=\w{2})", re.I
+    r"(?:[ldjnsmtc]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|nell|sull|dall|un|quest|quell|bell|sant|tutt|com|dov|cos)'(?=\w{2})",
+    re.I,
 )
 _NO_SPACES = ("CJK", "HIRAGANA", "THAI", "LAO", "KHMER", "MYANMAR", "IDEOGRAPHIC", "BOPOMOFO", "YI ")
 _CONTRACTED = {"c'mon", "d'you", "t'was", "s'more", "com'on"}
@@ -73,11 +74,17 @@ def _tokens(text: str, classes: str) -> Iterator[Token]:
     for match in _TOKEN.finditer(classes):
         kind = str(match.lastgroup)
         start, end = match.span()
-        if kind == "word" and (elided := _ELISION.match(text, start, end)) is not None and text[start:end].lower() not in _CONTRACTED:
+        if (
+            kind == "word"
+            and (elided := _ELISION.match(text, start, end)) is not None
+            and text[start:end].lower() not in _CONTRACTED
+        ):
             yield Token("word", elided[0], elided[0][:-1].casefold(), start, elided.end(), start == previous_end)
             start, previous_end = elided.end(), -1
         raw = text[start:end]
-        yield Token("word" if kind == "abbreviation" else kind, raw, _norm(kind, raw), start, end, start == previous_end)
+        yield Token(
+            "word" if kind == "abbreviation" else kind, raw, _norm(kind, raw), start, end, start == previous_end
+        )
         previous_end = end
 
 
@@ -94,7 +101,11 @@ def _norm(kind: str, raw: str) -> str:
 
 
 def _number(raw: str) -> str:
-    digits = re.sub(r"(?<=\d)[,' _](?=\d{3}(?!\d))", "", raw) if re.fullmatch(r"\D?\d{1,3}(?:[,' _]\d{3})+(?:\.\d+)?", raw) else raw
+    digits = (
+        re.sub(r"(?<=\d)[,' _](?=\d{3}(?!\d))", "", raw)
+        if re.fullmatch(r"\D?\d{1,3}(?:[,' _]\d{3})+(?:\.\d+)?", raw)
+        else raw
+    )
     return digits
 
 

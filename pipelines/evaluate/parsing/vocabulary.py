@@ -22,8 +22,24 @@ _ENGLISH_PRIOR = 0.3
 _ENGLISH_NEARLY = 0.25
 _LEAST_FOLDED = 4
 _PREFIXES = "והשבלكוفبل"
-_TENS = {w: 10 * n for n, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_TENS = {
+    w: 10 * n
+    for n, w in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+}
+_ORDINALS = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
 _VARIANTS = str.maketrans("ıłđøىة", "ildoيه")
 
 
@@ -102,7 +118,9 @@ def _tables() -> dict[str, dict[str, str]]:
 @cache
 def _list_names() -> frozenset[str]:
     plurals = {"options", "choices", "candidates", "answer choices", "answer options", "answers", "responses", "labels"}
-    return frozenset(plurals | {phrase for table in _tables().values() for phrase in table["list"].split("|") if phrase.isascii()})
+    return frozenset(
+        plurals | {phrase for table in _tables().values() for phrase in table["list"].split("|") if phrase.isascii()}
+    )
 
 
 @cache
@@ -201,7 +219,9 @@ def _base_numbers() -> dict[str, str]:
     table = {word: str(n) for n, word in enumerate(_tables()["en"]["numbers"].split())}
     table.update({word: str(n) for word, n in _TENS.items()})
     for ten, n in _TENS.items():
-        table.update({ten + word: str(n + k) for k, word in enumerate(_tables()["en"]["numbers"].split()) if 0 < k < 10})
+        table.update(
+            {ten + word: str(n + k) for k, word in enumerate(_tables()["en"]["numbers"].split()) if 0 < k < 10}
+        )
     table.update({word: f"{n}{_suffix(n)}" for n, word in enumerate(_ORDINALS, start=1)})
     return table
 
