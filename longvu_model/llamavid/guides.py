@@ -18,19 +18,17 @@ _BOS = "[DEC]"  # added by the release, never produced
 
 
 def load_guide_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint folder (``guide_tokenizer/``), or of a folder of bert-base-uncased itself.
+    """The tokenizer of a checkpoint folder: in ``guide_tokenizer/``, or its ``vocab.txt`` beside the weights.
 
     Raises:
-        FileNotFoundError: neither ``tokenizer.json`` nor ``vocab.txt`` in it.
+        FileNotFoundError: neither is there.
     """
     inside = Path(folder) / FOLDER
-    place = inside if inside.is_dir() else Path(folder)
-    if not any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        raise FileNotFoundError(
-            f"{inside}: no tokenizer of the Q-Former (vocab.txt or tokenizer.json); put the files of bert-base-uncased "
-            "there"
-        )
-    return _as_guide(BertTokenizer.from_pretrained(place))
+    if inside.is_dir():
+        return _as_guide(BertTokenizer.from_pretrained(inside))
+    if (Path(folder) / "vocab.txt").is_file():
+        return guide_tokenizer((Path(folder) / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    raise FileNotFoundError(f"{inside}: no tokenizer of the Q-Former; put the files of bert-base-uncased there")
 
 
 def guide_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -31,7 +31,11 @@ from longvu_model.llamavid.towers import resize_position_table
 _SEMANTICS_FIELD = "llamavid_semantics"
 _TOWER_FIELD, _QFORMER_FIELD = "llamavid_tower", "llamavid_qformer"
 _HEAD_WIDTH = 88  # of EVA-G
+_GUIDE_LENGTH = 256  # of guiding texts, in word pieces
 _TOWER = "model.tower."
+
+Named = list[tuple[str, Tensor]]
+"""Names and tensors of a checkpoint."""
 
 
 def is_published(source: str | Path) -> bool:
@@ -71,8 +75,20 @@ def load(
     return LlamaVidForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
 
 
+def read_config(source: str | Path) -> LlamaVidConfig:
+    """The configuration of a checkpoint in the published layout; of its weights only the shapes are looked at.
+
+    Raises:
+        CheckpointError: the configuration is not supported.
+        FileNotFoundError: a folder or its files do not exist.
+    """
+    folder = local_folder(source)
+    own, rest = _parts(list(tensors(folder)))
+    return config_from_published(json.loads((folder / "config.json").read_text()), dict(rest), dict(own))
+
+
 def read(
-    published: Mapping[str, Any], named: list[tuple[str, Tensor]], source: str | Path, tower: str | Path | None = None
+    published: Mapping[str, Any], named: Named, source: str | Path, tower: str | Path | None = None
 ) -> tuple[LlamaVidConfig, dict[str, Tensor]]:
     """Configuration and tensors of a checkpoint under our names, checked against each other.
 
@@ -85,12 +101,11 @@ def read(
     Raises:
         CheckpointError: as in :func:`load`.
     """
-    own = [(name.removeprefix(names.TOWER_PREFIX), t) for name, t in named if name.startswith(names.TOWER_PREFIX)]
+    own, rest = _parts(named)
     if tower is not None:
         own = list(torch.load(tower, map_location="cpu", mmap=True, weights_only=True).items())
     if not own:
         raise CheckpointError(f"{source} holds no tower ({names.TOWER_PREFIX}*): give tower=<path of eva_vit_g.pth>")
-    rest = [(name, tensor) for name, tensor in named if not name.startswith(names.TOWER_PREFIX)]
     config = config_from_published(published, dict(rest), dict(own))
     state = rename_state(rest, names.MODEL_NAMES, names.MODEL_UNUSED, source)
     state |= rename_state(_tower(config, own), names.TOWER_NAMES, names.TOWER_UNUSED, tower or source, target=_TOWER)
@@ -98,7 +113,13 @@ def read(
     return config, state
 
 
-def _tower(config: LlamaVidConfig, named: list[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _parts(named: Named) -> tuple[Named, Named]:
+    """The tower's tensors without their prefix, and all others."""
+    own = [(name.removeprefix(names.TOWER_PREFIX), t) for name, t in named if name.startswith(names.TOWER_PREFIX)]
+    return own, [(name, t) for name, t in named if not name.startswith(names.TOWER_PREFIX)]
+
+
+def _tower(config: LlamaVidConfig, named: Named) -> Iterator[tuple[str, Tensor]]:
     """The tower's tensors, without blocks that are not used, its positions for the model's grid."""
     depth = config.vision_config.num_hidden_layers
     for name, tensor in names.split_qkv(named):
@@ -195,6 +216,7 @@ def config_from_published(
         num_queries=num_queries,
         image_norm="pretrain" in kind,
         compress_type=published.get("compress_type") or "none",
+        guide_length=min(_GUIDE_LENGTH, qformer.max_position_embeddings),
         max_sequence_length=published.get("max_token") or context_length(text_config),
         semantics=published.get(_SEMANTICS_FIELD, "published"),
     )
