@@ -81,7 +81,7 @@ def elements_of(
                 )
                 index = chained = one.end
                 continue
-        if is_label(tokens, index, labels, lexicon, texts.get(index + 1), elements):
+        if is_label(tokens, index, labels, lexicon, elements):
             letter = label_letter(token.text[0])
             after = tokens[index + 1] if index + 1 < len(tokens) else None
             bracketed = after is not None and after.glued and after.text in CLOSING and after.kind in ("mark", "symbol")
@@ -127,7 +127,6 @@ def is_label(
     index: int,
     labels: Sequence[str],
     lexicon: Lexicon,
-    text_after: Found | None,
     before: Sequence[Element],
 ) -> bool:
     """Tell whether a token is a letter on its own that can be a label where it stands."""
@@ -145,10 +144,9 @@ def is_label(
             and _set_off(tokens, index)
             and not (letter == "I" and not _bracketed(tokens, index))
         )
-    own_text = text_after is not None and letter in text_after.labels
     if token.text[0].lower() not in lexicon.letters and not (letter in "AI" and "i" in lexicon.letters):
         return True
-    return own_text or _set_off(tokens, index) or _followed_as_label(tokens, index, lexicon, before)
+    return _set_off(tokens, index) or _followed_as_label(tokens, index, lexicon, before)
 
 
 def _turkish(token: Token) -> bool:
@@ -178,9 +176,23 @@ def _belongs_to_a_word(tokens: Sequence[Token], index: int) -> bool:
             return True
         if after.text == "." and beyond is not None and beyond.glued and beyond.kind == "number":
             return True
+        if after.text == "." and _initials(tokens, index + 2):
+            return True
         if after.text in "*+" and beyond is not None and beyond.glued and after.text == beyond.text:
             return True
     return False
+
+
+def _initials(tokens: Sequence[Token], index: int) -> bool:
+    """``M. Smith`` follows."""
+    part = tokens[index : index + 3]
+    return (
+        len(part) == 3
+        and len(part[0].text) == 1
+        and part[0].text.isupper()
+        and part[1].text == "."
+        and part[2].text.istitle()
+    )
 
 
 def _bracketed(tokens: Sequence[Token], index: int) -> bool:

@@ -44,6 +44,7 @@ class _Spelling:
     Attributes:
         raw: as written, without quotation and closing marks.
         key: its loose words, run together.
+        articles: the key still has them: "a" may be the name of something.
         marks: how many marks stand inside.
         letters, names: how often "a" stands in it alone, and how often as the name of something.
     """
@@ -51,6 +52,7 @@ class _Spelling:
     label: str
     raw: str
     key: str
+    articles: bool
     marks: int
     letters: int
     names: int
@@ -93,25 +95,25 @@ class OptionTexts:
             return
         if len(words) == 1 and words[0].text.upper() in self.labels:
             return
-        string = self._text(tokens).string
-        marks = [
-            token for token in tokens[: tokens.index(words[-1])] if token.kind == "mark" and token.text in ".,;:!?"
-        ]
-        yield _Spelling(label, _bare(text), string, len(marks), *_named(tokens))
+        inside = tokens[: tokens.index(words[-1])]
+        marks = sum(token.kind == "mark" and token.text in ".,;:!?" for token in inside)
+        letters, names = _named(tokens)
+        for articles in (False, True) if letters else (False,):
+            yield _Spelling(label, _bare(text), self._text(tokens, articles).string, articles, marks, letters, names)
 
     def equal(self, tokens: Sequence[Token]) -> frozenset[str]:
         """Labels of the options whose text the tokens are, as a whole."""
-        string = self._text(tokens).string
-        same = [spelling for spelling in self._spellings if spelling.key == string]
+        strings = {articles: self._text(tokens, articles).string for articles in (False, True)}
+        same = [spelling for spelling in self._spellings if spelling.key == strings[spelling.articles]]
         raw = _bare(" ".join(_raw(tokens).split()))
         return self._told_apart(same, [raw])
 
     def find(self, tokens: Sequence[Token]) -> list[Found]:
         """Return the texts in ``tokens``, the longest where they overlap, in order."""
-        text = self._text(tokens)
+        texts = {articles: self._text(tokens, articles) for articles in (False, True)}
         spans: dict[tuple[int, int], list[_Spelling]] = {}
         for spelling in self._spellings:
-            for start, end in self._occurrences(spelling, text, tokens):
+            for start, end in self._occurrences(spelling, texts[spelling.articles], tokens):
                 spans.setdefault((start, end), []).append(spelling)
         taken = bytearray(len(tokens))
         found = []
@@ -137,11 +139,11 @@ class OptionTexts:
                     return frozenset(spelling.label for spelling in close)
         return frozenset(spelling.label for spelling in same)
 
-    def _text(self, tokens: Sequence[Token]) -> _Text:
+    def _text(self, tokens: Sequence[Token], articles: bool) -> _Text:
         text, parts, position = _Text(""), [], 0
         index = 0
         while index < len(tokens):
-            length, loose = self._loose(tokens, index)
+            length, loose = self._loose(tokens, index, articles)
             if loose:
                 text.starts[position] = index
                 position += len(loose)
@@ -151,7 +153,7 @@ class OptionTexts:
         text.string = "".join(parts)
         return text
 
-    def _loose(self, tokens: Sequence[Token], index: int) -> tuple[int, str]:
+    def _loose(self, tokens: Sequence[Token], index: int, articles: bool) -> tuple[int, str]:
         """How many tokens are one loose word, and that word ("": ignored)."""
         token = tokens[index]
         after = tokens[index + 1] if index + 1 < len(tokens) else None
@@ -164,12 +166,7 @@ class OptionTexts:
         if token.kind == "char" and token.text in _CJK_DIGITS | {"十": "10"} and not token.hangul:
             return self._cjk_number(tokens, index)
         if token.kind == "word":
-            if (
-                token.norm in _ARTICLES
-                and after is not None
-                and after.kind == "word"
-                and after.norm not in _NOT_AFTER_ARTICLE
-            ):
+            if self._article(token, after) and not (articles and token.norm == "a"):
                 return 1, ""
             if token.norm == "per" and after is not None and after.norm == "cent":
                 return 2, "percent"
@@ -179,6 +176,12 @@ class OptionTexts:
             if token.norm in self._lexicon.numbers and not self._pronoun(tokens, index):
                 return 1, f"\x01{self._lexicon.numbers[token.norm]}\x02"
         return 1, token.norm
+
+    @staticmethod
+    def _article(token: Token, after: Token | None) -> bool:
+        if token.norm not in _ARTICLES or after is None or after.kind != "word":
+            return False
+        return after.norm not in _NOT_AFTER_ARTICLE
 
     def _compound_number(self, tokens: Sequence[Token], index: int) -> tuple[int, str] | None:
         """twenty-one, one hundred, two thousand."""
@@ -306,7 +309,9 @@ def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_
     if "address" in (left.kind, right.kind):
         return True
     if "symbol" in (left.kind, right.kind):
-        symbol = right if right.kind == "symbol" else left
+        symbol, other = (right, left) if right.kind == "symbol" else (left, right)
+        if other.kind not in ("word", "number", "symbol"):
+            return False
         return symbol.text not in "=→|~✓✗" and not (symbol.text in "/&" and "number" not in (left.kind, right.kind))
     return False
 
