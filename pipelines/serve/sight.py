@@ -203,7 +203,16 @@ class Sight:
         return f" among the uploads, and the feature store has it sampled as {stored_sampling(self._store)} only"
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Work that has begun is waited for even when its request is cancelled: it reads the request's file, and others
+        may wait for what it sees."""
+        future = self._threads.submit(work)
+        done = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                await asyncio.wait([done])
+            raise
 
 
 def stored_sampling(store: FeatureStore) -> FrameSampling:

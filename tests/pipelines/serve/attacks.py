@@ -149,8 +149,8 @@ NAMES = [
     Attack("name of no address", "http://garbage.test:{trap}/secret", (403, 424)),
     Attack("unknown name", "http://unknown.test/good.mp4", (424,)),
     # The second answer is the trap's: who resolves again to connect gets there.
-    Attack("rebinding", "http://rebind.test:{trap}/secret", (424,)),
-    Attack("rebinding by a redirect", "http://media.test:{server}/to?http://rebind.test:TRAP/secret", (424,)),
+    Attack("rebinding", "http://rebind.test:{trap}/secret", (403, 424)),
+    Attack("rebinding by a redirect", "http://media.test:{server}/to?http://rebind.test:TRAP/secret", (403, 424)),
     Attack("host not allowed", "http://media.test:{server}/good.mp4", (403,), policy="closed"),
     Attack("public address not allowed", "http://8.8.8.8/good.mp4", (403,), policy="closed"),
     Attack("loopback under the closed policy", "http://127.0.0.1:{trap}/secret", (403,), policy="closed"),
