@@ -191,6 +191,14 @@ class LlamaVidProcessor(MediaProcessor):
             guides += [question] * len(media)
         return arranged, sources, self.guide_inputs(guides) if guides else {}
 
+    def tokenize_question(self, text: str) -> Tensor:
+        """Ids (1, T) of one open question whose slots are written out; see :mod:`longvu_model.llamavid.long_video`."""
+        messages = [{"role": "user", "content": text}]
+        prompt = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        return self._text_inputs([str(prompt)], "pt", {})["input_ids"]
+
     def guide_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """``guide_ids`` and ``guide_mask`` (S, L) of guiding texts, one for each slot."""
         ids, mask = tokenize_guides(texts, self.guide_tokenizer, self.guide_length)

@@ -1,0 +1,314 @@
+"""LLaMA-VID behind the common interface: tower features once per video, tokens once per question about it.
+
+Context tokens depend on the question, so nothing of a prompt from its first medium on can be shared between questions;
+what is kept is the tower's output, and the tokens of the newest questions.
+
+Shapes: F frames, T tower tokens of a frame, D channels, L visual tokens, C model width.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from longvu_model import assembly
+from longvu_model.image_processing import preprocess_frames
+from longvu_model.llamavid.labels import guide_of
+from longvu_model.llamavid.long_video import interleave, question_about
+from longvu_model.llamavid.modeling import LlamaVidForConditionalGeneration
+from longvu_model.llamavid.sight import EncodedMedia, Views
+from longvu_model.subtitles import Subtitle
+from longvu_model.vicuna import STOP_STRING
+from pipelines.errors import UserError
+from pipelines.video_models import chat
+from pipelines.video_models.base import (
+    DecodeLimits,
+    Kind,
+    Messages,
+    Progress,
+    Prompt,
+    PromptTooLong,
+    Quantization,
+    Source,
+    VideoModel,
+    WatchedMedia,
+)
+from pipelines.video_models.clock import Clock
+from pipelines.video_models.lru import ByteLRU
+from pipelines.video_models.quantization import quantization_config
+
+if TYPE_CHECKING:
+    from longvu_model.llamavid.processing import LlamaVidProcessor
+    from longvu_model.video import FrameSampling
+    from pipelines.store import FeatureStore
+
+FEATURE = "eva"
+"""Name of the tower's features in a feature store: (1 + P, D) of each frame, class token first."""
+ANSWER_SHARE = 16
+"""The context divided by this is kept free for the answer where frames are left out."""
+
+_TOKEN_CACHE_BYTES = 256 << 20
+_UNQUANTISED = ["model.tower", "model.image_proj", "model.image_norm", "model.qformer", "model.frame_tokens", "lm_head"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaVidMedia(WatchedMedia):
+    """Tower features of all sampled frames.
+
+    Attributes:
+        features_FTD: the tower's output.
+        stored: whether they come from a feature store, see :class:`longvu_model.llamavid.sight.EncodedMedia`.
+    """
+
+    features_FTD: Tensor
+    stored: bool = False
+
+
+class LlamaVid(VideoModel):
+    """A LLaMA-VID model and its processor; where not all frames fit beside the text, they are thinned evenly.
+
+    Args:
+        model: in evaluation mode, on its device.
+        processor: fits the model.
+    """
+
+    family: ClassVar[str] = "llamavid"
+
+    def __init__(self, model: LlamaVidForConditionalGeneration, processor: LlamaVidProcessor) -> None:
+        self.model, self.processor = model, processor
+        self.name, self.digest = "llamavid", ""
+        self.decoder, self.lm_head = model.model.language_model, model.lm_head
+        self.tokenizer = processor.tokenizer
+        self.stop_strings = (STOP_STRING,)
+        self.eos_token_ids = frozenset({self.tokenizer.eos_token_id})
+        self.max_length = int(self.config.max_sequence_length or self.config.text_config.max_position_embeddings)
+        self._tokens: ByteLRU[Tensor] = ByteLRU(_TOKEN_CACHE_BYTES, lambda tokens: tokens.nbytes)
+
+    @property
+    def config(self) -> Any:
+        """The model's LlamaVidConfig."""
+        return self.model.config
+
+    @functools.cached_property
+    def sampling(self) -> FrameSampling:  # type: ignore[override]
+        return self.processor.video_processor.sampling()
+
+    @torch.inference_mode()
+    def watch(
+        self,
+        source: Source,
+        sampling: FrameSampling | None = None,
+        progress: Progress = lambda done, planned: None,
+        *,
+        kind: Kind | None = None,
+        limits: DecodeLimits | None = None,
+    ) -> LlamaVidMedia:
+        """See :meth:`VideoModel.watch`."""
+        from longvu_model.llamavid.processing import tower_pixels
+        from pipelines.video_models.frames import SampledFrames  # needs PyAV
+
+        clock = Clock()
+        with clock("decode"):
+            frames = SampledFrames(source, sampling or self.sampling, kind, limits)
+        by = self.processor.video_processor if frames.kind == "video" else self.processor.image_processor
+        tower, blocks, features = tower_pixels(by), iter(frames), []
+        while True:
+            with clock("decode"):
+                block = next(blocks, None)
+            if block is None:
+                break
+            with clock("encode"):
+                pixels = preprocess_frames(block, tower.size, tower.mean, tower.std, crop=tower.crop)
+                features.append(self.model.model.tower(pixels.to(self.device)).to(self.dtype))
+            progress(sum(map(len, features)), frames.planned)
+        features_FTD = torch.cat(features)
+        return LlamaVidMedia(
+            kind=frames.kind,
+            num_sampled=len(features_FTD),
+            kept_times_s=frames.times_s,
+            seconds=clock.seconds,
+            damage=frames.damage,
+            features_FTD=features_FTD,
+        )
+
+    def recall(self, store: FeatureStore, video: str | Path) -> LlamaVidMedia:
+        """See :meth:`VideoModel.recall`."""
+        import numpy as np
+
+        from pipelines import storage
+        from pipelines.store import StoreError
+        from pipelines.store.features import decode
+
+        specs = {spec.name: spec for spec in store.manifest.features}
+        if FEATURE not in specs:
+            raise StoreError(
+                f"{storage.shown(store.uri)} has features of {', '.join(sorted(specs))}; LLaMA-VID needs {FEATURE}: "
+                "extract with its model, or ask without --store"
+            )
+        clock = Clock()
+        with clock("read"):
+            video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+            row = store.row(video_id)
+            times_s = np.asarray(row["pts_s"])[np.asarray(row["stored"], bool)].tolist()
+            features_FTD = decode(store.frames(video_id, [FEATURE])[FEATURE], specs[FEATURE])
+        return LlamaVidMedia(
+            kind="video",
+            num_sampled=len(row["stored"]),
+            kept_times_s=times_s,
+            seconds=clock.seconds,
+            damage=row["message"],
+            features_FTD=features_FTD,
+            stored=True,
+        )
+
+    @torch.inference_mode()
+    def prompt(self, messages: Messages, media: Sequence[WatchedMedia] = ()) -> Prompt:
+        """See :meth:`VideoModel.prompt`.
+
+        A video's part may have ``subtitles``, a list of :class:`longvu_model.subtitles.Subtitle`: they are then written
+        between its frames, as the release does for films. It must be the only medium, and asked about in one turn.
+        """
+        ours = chat.matched(messages, media, LlamaVidMedia)
+        subtitles = [part["subtitles"] for part in chat.parts(messages) if part.get("subtitles")]
+        if subtitles:
+            return self._film(chat.without_sources(messages), ours, subtitles[0])
+        open_answer = messages[-1]["role"] == "assistant"
+        inputs = self.processor.apply_chat_template(
+            chat.without_sources(messages), tokenize=True, return_dict=True, continue_final_message=open_answer
+        )
+        ids_BT = inputs["input_ids"]
+        num_text = int((ids_BT >= 0).sum())
+        shown = self._shown(ours, num_text)
+        if not ours:
+            return Prompt(self.model.model.embed(ids_BT[0]), 0, "text", num_text)
+        tokens = [
+            self._see(medium, frames, inputs["guide_ids"][[i]], inputs["guide_mask"][[i]])
+            for i, (medium, frames) in enumerate(zip(ours, shown, strict=True))
+        ]
+        return self._placed(ids_BT, tokens, ours, shown)
+
+    def _film(
+        self, messages: Sequence[Mapping[str, Any]], media: Sequence[LlamaVidMedia], subtitles: Sequence[Subtitle]
+    ) -> Prompt:
+        """The release's prompt for films: a slot for every token, with what is said in between."""
+        if len(media) != 1 or len(messages) != 1:
+            raise ValueError(
+                f"{len(messages)} messages about {len(media)} media: a video with subtitles is asked about in one "
+                "message and is its only medium"
+            )
+        medium, cost = media[0], self.config.tokens_per_frame
+        question = "".join(part["text"] for part in chat.parts(messages) if part["type"] == "text")
+        frames = torch.arange(len(medium.features_FTD))
+        while True:
+            times_s = [medium.kept_times_s[frame] for frame in frames.tolist()]
+            text = question_about(interleave(times_s, subtitles, self.config.rules), question, cost)
+            ids_BT = self.processor.tokenize_question(text)
+            num_text = int((ids_BT >= 0).sum())
+            room = self._room(num_text, cost)
+            if len(frames) * cost <= room:
+                break
+            # Subtitles move to the frames that are left, so their tokens stay about the same.
+            frames = _evenly(len(medium.features_FTD), min(room // cost, len(frames) - 1))
+        guide = self.processor.guide_inputs([guide_of(question)])
+        tokens_LC = self._see(medium, frames, guide["guide_ids"], guide["guide_mask"])
+        return self._placed(ids_BT, list(tokens_LC.split(1)), [medium], [frames])
+
+    def _room(self, num_text: int, least: int) -> int:
+        """Visual tokens that fit beside so much text and an answer; raises where not even ``least`` do."""
+        room = self.max_length - self.max_length // ANSWER_SHARE - num_text
+        if room < least:
+            raise PromptTooLong(
+                f"the text has {num_text} tokens, of {self.max_length} that the model takes: shorten the question or "
+                "leave out earlier turns"
+            )
+        return room
+
+    def _shown(self, media: Sequence[LlamaVidMedia], num_text: int) -> list[Tensor]:
+        """Which frames of each medium are shown: all, or so many that the media share the room evenly."""
+        cost = self.config.tokens_per_frame
+        room = self._room(num_text, cost * len(media))
+        counts = [len(medium.features_FTD) for medium in media]
+        if sum(counts) * cost > room:
+            counts = [min(count, room // cost // len(media)) for count in counts]
+        return [_evenly(len(medium.features_FTD), count) for medium, count in zip(media, counts, strict=True)]
+
+    def _see(self, medium: LlamaVidMedia, frames: Tensor, guide_ids: Tensor, guide_mask: Tensor) -> Tensor:
+        """Visual tokens (L, C) of some frames of a medium for one guiding text."""
+        guide = guide_ids[guide_mask].tolist()
+        key = hashlib.blake2b(repr((medium.identity, len(frames), guide)).encode(), digest_size=16).hexdigest()
+        tokens_LC = self._tokens.get(key)
+        if tokens_LC is None:
+            features_FTD = medium.features_FTD
+            if len(frames) < len(features_FTD):
+                features_FTD = features_FTD[frames.to(features_FTD.device)]
+            encoded = EncodedMedia(torch.tensor([len(frames)]), features_FTD.to(self.device, self.dtype), medium.stored)
+            views = Views(guide_ids, guide_mask, torch.tensor([0]))
+            tokens_LC = self.model.model.compress(encoded, views).embeds_LC
+            self._tokens.put(key, tokens_LC)
+        return tokens_LC
+
+    def _placed(
+        self, ids_BT: Tensor, tokens: Sequence[Tensor], media: Sequence[LlamaVidMedia], shown: Sequence[Tensor]
+    ) -> Prompt:
+        """The prompt, with the tokens of each slot in its place."""
+        layout = assembly.text_layout(ids_BT, None)
+        row_S, slot_S = assembly.rows_of_media(layout, len(tokens), self.config.rules)
+        visual_LC = torch.cat(list(tokens))
+        merged = assembly.merge(
+            None,
+            layout,
+            self.model.model.embed,
+            visual_LC,
+            torch.tensor([len(part) for part in tokens]),
+            row_S,
+            slot_S,
+            labels=None,
+            with_mask=False,
+            with_positions=False,
+            pad_left=False,
+        )
+        return Prompt(
+            embeds=merged.inputs_embeds[0],
+            visual_tokens=len(visual_LC),
+            regime=self.config.compress_type,
+            text_tokens=int(layout.num_text_B),
+            kept_times_s=[
+                [medium.kept_times_s[frame] for frame in frames.tolist()]
+                for medium, frames in zip(media, shown, strict=True)
+            ],
+        )
+
+
+def load(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    quantization: Quantization | None,
+    overrides: Mapping[str, Any],
+) -> LlamaVid:
+    """See :func:`pipelines.video_models.load_video_model`."""
+    from longvu_model.llamavid.processing import LlamaVidProcessor  # needs PyAV
+
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if quantization is not None:
+        options |= quantization_config(quantization, device, _UNQUANTISED)
+    model = LlamaVidForConditionalGeneration.from_pretrained(folder, **options)
+    if quantization is None:
+        model.to(device)
+    for field, value in overrides.items():
+        if not hasattr(model.config, field):
+            raise UserError(f"{field}={value}: LLaMA-VID's configuration has no such field")
+        setattr(model.config, field, value)
+    return LlamaVid(model.eval(), LlamaVidProcessor.from_pretrained(folder))
+
+
+def _evenly(total: int, count: int) -> Tensor:
+    """``count`` of ``total`` places, evenly spread."""
+    return torch.arange(count) * total // count
