@@ -66,6 +66,7 @@ def make_answerer(assignment: Assignment) -> Answerer:
 
     if assignment.threads is not None:
         torch.set_num_threads(assignment.threads)
+    _quiet()
     return LocalAnswerer(assignment.answerer)
 
 
@@ -156,6 +157,14 @@ def _cause(error: Exception) -> tuple[str, str]:
         return error.cause, error.message
     # The frame policy does not fit: no frame in the clip, no frame rate stated.
     return "NoFrames", " ".join(str(error).split())
+
+
+def _quiet() -> None:
+    """What libraries say while loading would come between the driver's lines, once per worker."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What evaluation promises: kills cost nothing, a video is encoded once, two workers do twice the work.
 
-    python -m tests.benchmarks.evaluate [--kills 10] [--videos 16] [--seconds 40] [--only kills|sharing|workers]
+    python -m tests.benchmarks.evaluate [--kills 10] [--videos 20] [--seconds 60] [--only kills|sharing|workers]
 
 Kills: the real job on Ray against an endpoint that counts (a scripted one: it answers by checksum), its driver and its
 workers killed in turn at random moments; then the same command again (floors: no question asked after its answer was
@@ -53,8 +53,8 @@ _SIZE = (640, 352)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10, help="how many")
-    parser.add_argument("--videos", type=int, default=16, help="videos that workers share")
-    parser.add_argument("--seconds", type=int, default=40, help="length of each")
+    parser.add_argument("--videos", type=int, default=20, help="videos that workers share")
+    parser.add_argument("--seconds", type=int, default=60, help="length of each")
     parser.add_argument("--only", choices=("kills", "sharing", "workers"), help="one of the three")
     options = parser.parse_args()
     chosen = [options.only] if options.only else ["kills", "sharing", "workers"]
