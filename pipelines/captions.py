@@ -218,18 +218,17 @@ def _published_captions(
     stream.ask(0.0, settings.question)
     pixels: list[Tensor] = []
     watcher = model.watcher()
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(settings.seed)
-    try:
-        for _, frame in frames:
-            pixels.append(watcher.pixels(frame[None])[0])
-            with torch.inference_mode():
-                vector_D = core.towers.image(pixels[-1][None].to(model.device))[0, 0].cpu()
-            firing = stream.add(vector_D)
-            if firing is not None:
-                yield _published_caption(model, torch.stack([pixels[i] for i in firing.frames]), firing, settings)
-    finally:
-        torch.random.set_rng_state(generator_state)
+    for number, (_, frame) in enumerate(frames):
+        pixels.append(watcher.pixels(frame[None])[0])
+        with torch.inference_mode():
+            vector_D = core.towers.image(pixels[-1][None].to(model.device))[0, 0].cpu()
+        firing = stream.add(vector_D)
+        if firing is not None:
+            # Captions are drawn at random; the same stream and seed give the same ones, and nobody else's draws change.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed + number)
+                caption = _published_caption(model, torch.stack([pixels[i] for i in firing.frames]), firing, settings)
+            yield caption
 
 
 @torch.inference_mode()

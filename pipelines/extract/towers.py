@@ -88,12 +88,11 @@ def model_folder(model: str, workdir: Path) -> Path:
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         return folder
-    from longvu_model.presets import PRESETS, build_preset
+    from longvu_model.presets import build_preset, preset_names
 
-    if model not in PRESETS:
-        raise UserError(
-            f"model={model}: neither a checkpoint folder (with config.json) nor a preset ({', '.join(sorted(PRESETS))})"
-        )
+    if model not in preset_names():
+        presets = ", ".join(sorted(preset_names()))
+        raise UserError(f"model={model}: neither a checkpoint folder (with config.json) nor a preset ({presets})")
     try:
         return build_preset(model, workdir / "models" / model)
     except (ValueError, FileExistsError) as error:

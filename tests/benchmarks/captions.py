@@ -30,6 +30,7 @@ from pipelines.captions import Caption, CaptionSettings, stream_captions, timed_
 from pipelines.corpus import CorpusConfig, write_corpus
 from pipelines.video_models import load_video_model
 from pipelines.video_models.videollamb import VideoLLaMB
+from tests.benchmarks.decode import repeated
 
 FLOOR = 5.0
 
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = load_video_model(options.model or build_preset("tiny_videollamb", Path(folder) / "model"))
         assert isinstance(model, VideoLLaMB)
-        video = options.video or _generated(Path(folder) / "corpus", options.minutes * 60)
+        video = options.video or _generated(Path(folder) / "corpus", options.minutes)
         settings = CaptionSettings(max_new_tokens=options.max_new_tokens)
         list(itertools.islice(stream_captions(model, video, settings), 1))  # first calls take their memory
         ours = run(model, video, None, settings)
@@ -111,9 +112,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _generated(folder: Path, seconds: float) -> Path:
-    write_corpus(folder, CorpusConfig(num_videos=1, seconds=seconds, scenes=(max(2, int(seconds // 30)),)))
-    return next(iter(sorted(folder.rglob("*.mp4"))))
+def _generated(folder: Path, minutes: float) -> Path:
+    """A minute of three scenes, again and again."""
+    write_corpus(folder, CorpusConfig(num_videos=1, seconds=60, scenes=(3,)))
+    minute = next(iter(sorted(folder.rglob("*.mp4"))))
+    return repeated(minute, folder / "repeated.mp4", max(1, round(minutes)))
 
 
 def _show(result: Run, count: int) -> None:

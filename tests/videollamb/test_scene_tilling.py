@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longvu_model.videollamb.frame_selection import scene_frames
-from longvu_model.videollamb.scene_tilling import BoundaryRule, boundaries, depth_scores, scenes, similarities
+from longvu_model.videollamb.scene_tilling import BoundaryRule, boundaries, depth_scores, scenes
 from longvu_model.videollamb.streaming import RunningScenes, SceneRule, SceneSketch
 
 # Few values, so that plateaus and ties are common.
@@ -50,25 +49,21 @@ def test_the_cap_keeps_the_deepest_and_ties_go_to_the_earlier() -> None:
     assert boundaries(torch.tensor([1.0]), BoundaryRule()) == [1]
 
 
-def vectors(similarity: list[float]) -> torch.Tensor:
-    """Vectors in the plane whose neighbours have these cosines."""
-    angles = torch.tensor([0.0, *(math.acos(one) for one in similarity)]).cumsum(0)
-    return torch.stack([angles.cos(), angles.sin()], dim=1).double().float()
-
-
-@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=60))
+@given(SIMILARITIES)
 def test_a_stream_knows_the_depths_of_all_frames_at_once(similarity: list[float]) -> None:
-    """Once the last climb has ended, the running sums are those of the depths."""
-    stream = RunningScenes(SceneRule(shortest=10**6))
-    points = vectors(similarity)
-    for point in points:
-        assert stream.add(point) is None
-    depth = depth_scores(similarities(points)).double()
-    settled = len(depth) - stream._climb.count
+    """Of what lies before the climb that goes on, the running sums are those of the depths."""
+    stream = RunningScenes()
+    for i, one in enumerate(similarity):
+        stream.num_frames = i + 2
+        stream._add_similarity(one)
+    depth = depth_scores(torch.tensor(similarity, dtype=torch.float64))
+    settled = depth[: len(depth) - stream._climb.count]
     known = stream._statistics
-    assert known.count == settled
-    assert known.total == pytest.approx(float(depth[:settled].sum()), abs=1e-4)
-    assert known.squares == pytest.approx(float(depth[:settled].square().sum()), abs=1e-4)
+    assert known.count == len(settled)
+    assert known.total == pytest.approx(float(settled.sum()))
+    assert known.squares == pytest.approx(float(settled.square().sum()))
+    if len(settled) > 1:
+        assert known.deeper_than(0.5) == pytest.approx(float(settled.mean() + 0.5 * settled.std()))
 
 
 def shots(*lengths: int, noise: float = 0.02) -> torch.Tensor:
@@ -104,7 +99,7 @@ def test_a_stream_in_which_nothing_happens_is_one_scene(noise: float) -> None:
 def test_a_stream_holds_as_much_after_a_thousand_frames_as_after_ten() -> None:
     stream, sketch = RunningScenes(), SceneSketch(8)
     for i, vector in enumerate(shots(1000)):
-        stream.add(vector)
+        stream.add(vector.clone())
         sketch.add(i, vector)
         assert len(sketch._held) <= 16
         assert len(pickle.dumps(stream)) < 2000
