@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipelines.errors import UserError, run_cli
 KEY_VARIABLE = "LONGVU_API_KEY"
 _HISTORY_LINES = 1000
 
-Answer = Callable[[list[dict[str, Any]]], Iterator[str | Seen]]
+Answer = Callable[[list[dict[str, Any]]], Generator[str | Seen, None, None]]
 """The messages of a request to the words of its answer, and what it was based on."""
 
 
@@ -82,7 +82,7 @@ def _exchange(conversation: Conversation, answer: Answer, question: str) -> Seen
     """One question and its answer; what it was based on, None if it did not come to its end."""
     said, seen = "", None
     try:
-        with contextlib.closing(answer(conversation.asked(question))) as pieces:  # type: ignore[type-var]
+        with contextlib.closing(answer(conversation.asked(question))) as pieces:
             for piece in pieces:
                 if isinstance(piece, Seen):
                     seen = piece
@@ -157,7 +157,7 @@ def _endpoint(options: argparse.Namespace) -> Iterator[tuple[Conversation, Answe
             raise UserError(f"--model {model}: {options.url} has {', '.join(names) or 'no model'}")
         medium = _medium(client, options.video)
 
-        def answer(messages: list[dict[str, Any]]) -> Iterator[str | Seen]:
+        def answer(messages: list[dict[str, Any]]) -> Generator[str | Seen, None, None]:
             return client.answer(model, messages, options.max_new_tokens, options.fps)
 
         yield Conversation(medium.part), answer
@@ -197,7 +197,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Conversation, Answer]]
     engine = Engine(model, EngineConfig(slots=1))
     with contextlib.closing(engine):
 
-        def answer(messages: list[dict[str, Any]]) -> Iterator[str | Seen]:
+        def answer(messages: list[dict[str, Any]]) -> Generator[str | Seen, None, None]:
             return _generated(model, engine, watched, messages, options.max_new_tokens)
 
         yield Conversation({"type": watched.kind}), answer
@@ -205,7 +205,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Conversation, Answer]]
 
 def _generated(
     model: Any, engine: Any, watched: Any, messages: Sequence[Mapping[str, Any]], max_tokens: int
-) -> Iterator[str | Seen]:
+) -> Generator[str | Seen, None, None]:
     """As :meth:`ChatClient.answer`, by an engine of this process."""
     from pipelines.engine import SamplingParams
 

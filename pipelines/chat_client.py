@@ -7,11 +7,12 @@ key), and every failure as one line that says what to do.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2
 import openai
 
 from pipelines.errors import UserError
@@ -155,7 +156,7 @@ class ChatClient:
         messages: Sequence[Mapping[str, Any]],
         max_tokens: int | None = None,
         fps: float | None = None,
-    ) -> Iterator[str | Seen]:
+    ) -> Generator[str | Seen, None, None]:
         """The words of an answer as they come, then what it was based on. Closing the iterator cancels the answer.
 
         Args:
@@ -165,19 +166,16 @@ class ChatClient:
         Raises:
             ChatError: the request was refused, or the answer broke off.
         """
-        options: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
+        request: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+        request["stream_options"] = {"include_usage": True}
+        if max_tokens is not None:
+            request["max_tokens"] = max_tokens
         if fps is not None:
-            options["extra_body"] = {"media_io_kwargs": {"video": {"fps": fps}}}
+            request["extra_body"] = {"media_io_kwargs": {"video": {"fps": fps}}}
         extra: dict[str, Any] = {}
         finish = None
         with self._errors():
-            stream = self._client.chat.completions.create(
-                model=model,
-                messages=list(messages),  # type: ignore[arg-type]
-                stream=True,
-                stream_options={"include_usage": True},
-                **options,
-            )
+            stream: Any = self._client.chat.completions.create(**request)
             with stream:
                 for chunk in stream:
                     extra = (chunk.model_extra or {}).get("longvu") or extra
@@ -202,6 +200,8 @@ class ChatClient:
         except openai.APIConnectionError as error:
             reason = type(error.__cause__ or error).__name__
             raise ChatError(f"{self._base_url} cannot be reached ({reason}); check that it runs") from None
+        except httpx2.HTTPError as error:  # of a connection that breaks while words come, which openai passes on
+            raise ChatError(f"{self._base_url}: the answer broke off ({type(error).__name__}); ask again") from None
         except openai.APIError as error:  # in the middle of a stream
             raise ChatError(error.message) from None
 

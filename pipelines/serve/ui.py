@@ -236,7 +236,7 @@ def _dropped_only(component: gr.File) -> gr.File:
         return await keep(place)
 
     # On the instance: for a subclass Gradio would write a .pyi file beside this one.
-    component.async_move_resource_to_block_cache = keep_local  # type: ignore[method-assign]
+    component.async_move_resource_to_block_cache = keep_local  # type: ignore[assignment]
     return component
 
 

@@ -69,7 +69,7 @@ def run(folder: Path, enemy: Hostile) -> int:
             started_s = time.monotonic()
             try:
                 attack()
-            except (AssertionError, OSError, ValueError) as error:
+            except (AssertionError, OSError, LookupError, ValueError) as error:
                 failed.append(name)
                 print(f"NOT REFUSED  {name}: {error}")
             took_s[name] = time.monotonic() - started_s

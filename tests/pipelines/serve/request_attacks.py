@@ -131,7 +131,6 @@ def _endless_chunks(target: Target) -> Iterator[bytes]:
     yield ("\r\n".join([*head, "Transfer-Encoding: chunked"]) + "\r\n\r\n").encode()
     for _ in range(4096):
         yield b"10000\r\n" + b" " * 65536 + b"\r\n"
-        yield b""
 
 
 def _stalled_body(target: Target) -> Iterator[bytes]:
