@@ -42,8 +42,7 @@ def run(argv: Sequence[str]) -> int:
     if options.new_key:
         from pipelines.serve.auth import new_key
 
-        key, entry = new_key()
-        print(f"key, for the client:   {key}\nentry, for the server: {entry}")
+        print("key, for the client:   {}\nentry, for the server: {}".format(*new_key()))
         return 0
     overrides = [*options.overrides, *(["endpoint.ui=true"] if options.ui else [])]
     config, key = _with_key(prepared(load_config(ServeConfig, options.config, overrides)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from typing import cast
 
 from prometheus_client.metrics_core import Metric
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from pipelines.serve.questions import Event, ModelInfo, Question, ReplicaStatus, affinity_key
 from pipelines.serve.refusals import unavailable
@@ -59,10 +60,10 @@ class RayModel:
                 logger.exception("the replicas of %s did not answer", self._name)
             await asyncio.sleep(_EVERY_S)
 
-    async def ask(self, question: Question) -> AsyncIterator[Event]:
+    async def ask(self, question: Question) -> AsyncGenerator[Event, None]:
         """The events of the replica that has the question's video, or of one that soon will."""
         handle = self._handle.options(stream=True, session_id=affinity_key(question) or "")
-        response = handle.answer.remote(question)
+        response = cast("DeploymentResponseGenerator[list[Event]]", handle.answer.remote(question))
         ended = False
         try:
             async for events in response:

@@ -52,15 +52,16 @@ _SCRAPE_TIMEOUT_S = 5.0
 def application(config: ServeConfig) -> Application:
     """The application, for ``serve.run``; ``path`` of every model is a checkpoint folder that replicas see."""
     models = {settings.name: _model_deployment(config, settings) for settings in config.models}
-    records = serve.deployment(Records, name=RECORDS).options(ray_actor_options={"num_cpus": 0}, **_HEALTH)
-    endpoint = serve.deployment(Endpoint, name=ENDPOINT).options(
+    records = serve.deployment(name=RECORDS, ray_actor_options={"num_cpus": 0}, **_HEALTH)(Records)
+    endpoint = serve.deployment(
+        name=ENDPOINT,
         num_replicas=config.endpoint.replicas,
         max_ongoing_requests=config.endpoint.max_ongoing_requests,
         graceful_shutdown_timeout_s=config.endpoint.drain_s,
         ray_actor_options={"num_cpus": config.endpoint.num_cpus},
         max_surge_percent=100,
         **_HEALTH,
-    )
+    )(Endpoint)
     return endpoint.bind(config, models, records.bind(config) if config.tracking.sample else None)
 
 
@@ -74,15 +75,16 @@ def _model_deployment(config: ServeConfig, settings: ModelSettings) -> Applicati
                 "target_ongoing_requests": settings.target_ongoing_requests,
             }
         }
-    deployment = serve.deployment(Model, name=f"Model:{settings.name}").options(
+    deployment = serve.deployment(
+        name=f"Model:{settings.name}",
         max_ongoing_requests=_MANY,
         graceful_shutdown_timeout_s=config.endpoint.drain_s,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),  # type: ignore[arg-type]
         max_surge_percent=settings.surge_percent,
         **scaling,
         **_HEALTH,
-    )
+    )(Model)
     return deployment.bind(config, settings.name)
 
 

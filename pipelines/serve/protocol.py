@@ -285,10 +285,9 @@ class ChatRequest(Strict):
         fps, num_frames = told.fps or also.fps, num_frames or also.num_frames
         if fps is None and num_frames is None and told.start_s is None and told.end_s is None:
             return None
-        bounds = {"start_s": told.start_s, "end_s": told.end_s}
         if fps is not None:
-            return FrameSampling(fps=fps, max_frames=num_frames, **bounds)
-        return FrameSampling(num_frames=num_frames, **bounds)
+            return FrameSampling(fps=fps, max_frames=num_frames, start_s=told.start_s, end_s=told.end_s)
+        return FrameSampling(num_frames=num_frames, start_s=told.start_s, end_s=told.end_s)
 
     def parts(self) -> list[VideoPart | ImagePart]:
         """The media, in order."""

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from prometheus_client.metrics_core import Metric
+
 from pipelines.serve.protocol import ChatRequest, ImagePart, VideoPart, url_of
 from pipelines.serve.refusals import Refusal
 from pipelines.serve.replies import TokenLogprob, Usage, Vendor
@@ -72,7 +74,7 @@ class ReplicaStatus:
     info: ModelInfo
     capacity_tokens: int
     ongoing_requests: int
-    metrics: list[object]
+    metrics: list[Metric]
 
 
 def affinity_key(question: Question) -> str | None:

@@ -7,10 +7,9 @@ together, so that a slow network costs no step of the engine. Closing the stream
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class ModelReplica:
         """Tokens of prompt and answer together."""
         return min(self.settings.max_length or self.model.max_length, self.model.max_length)
 
-    async def answer(self, question: Question) -> AsyncIterator[list[Event]]:
+    async def answer(self, question: Question) -> AsyncGenerator[list[Event], None]:
         """The events of an answer; a refusal is the only one of its stream, or its last one."""
         try:
             with self.gate.admit(question.tokens):
@@ -107,7 +106,11 @@ class ModelReplica:
         prompt = await asyncio.to_thread(self._prompt, request, seen)
         prompted_s = time.monotonic()
         arrivals: asyncio.Queue[engines.Delta | None] = asyncio.Queue()
-        put = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, arrivals.put_nowait)
+        loop = asyncio.get_running_loop()
+
+        def put(delta: engines.Delta | None) -> None:
+            loop.call_soon_threadsafe(arrivals.put_nowait, delta)
+
         generation = self._submit(prompt, request, put)
         generation.future.add_done_callback(lambda _: put(None))
         try:
@@ -162,7 +165,7 @@ class ModelReplica:
         return self._token(one.token_id, one.logprob).model_copy(update={"top_logprobs": top})
 
     def _token(self, token_id: int, logprob: float) -> TokenLogprob:
-        text = self.model.tokenizer.decode([token_id])
+        text = str(self.model.tokenizer.decode([token_id]))
         return TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode("utf-8", "replace")))
 
     def _finished(

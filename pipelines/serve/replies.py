@@ -29,7 +29,7 @@ class Usage(BaseModel):
     prompt_tokens: int = Field(description="visual and text tokens")
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptDetails = PromptDetails()
+    prompt_tokens_details: PromptDetails = PromptDetails(cached_tokens=0)
 
 
 class SeenMedium(BaseModel):

@@ -6,7 +6,7 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -46,7 +46,7 @@ class Backend(Protocol):
     def capacity_tokens(self) -> int:
         """Tokens that they take on together."""
 
-    def ask(self, question: Question) -> AsyncIterator[Event]:
+    def ask(self, question: Question) -> AsyncGenerator[Event, None]:
         """The events of one replica; closing the iterator cancels the answer."""
 
 

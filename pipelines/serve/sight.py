@@ -164,9 +164,9 @@ class Sight:
             refused.param = refused.param or param
             raise
         except VideoError as error:
-            refused = refusal_of(error, file.path)
-            refused.param = param
-            raise refused from None
+            unusable = refusal_of(error, file.path)
+            unusable.param = param
+            raise unusable from None
         self._metrics.media("decoded" if watched else "cache")
         return Seen(media, "decoded", {"check": checked_s, **media.seconds}) if watched else Seen(media, "cache")
 

@@ -117,15 +117,16 @@ def test_leaving_early_closes_the_answer_and_returns_its_tokens() -> None:
     async def scenario() -> None:
         backend = OneReplica()
         served = service(backend)
-        asking = asyncio.create_task(served.answering(chat(), KEY).__aenter__())
-        heading, events = await asking
-        reading = asyncio.create_task(anext(events))
-        await asyncio.sleep(0)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-        assert heading.model == "tiny"
+        async with served.answering(chat(), KEY) as (heading, events):
+            assert heading.model == "tiny"
+            reading = asyncio.create_task(anext(events))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
         assert backend.closed == 1
+        async with served.answering(chat(), KEY):
+            assert len(backend.asked) == 2
 
     asyncio.run(scenario())
 
