@@ -3,9 +3,8 @@
 Frames are encoded once, in temporal windows. When a scene has ended, its frames go through the bridge with the memory
 of the scenes before it, and the language model is asked. Time for each frame and memory do not grow with the video.
 
-Under published semantics (``stream_recomputes``, ``caption_on_second_frame``) everything is done as in the released
-script instead: all frames are held, detection looks at all of them again for each new one, and each caption encodes
-them again.
+Under published semantics (``stream_recomputes``) everything is done as in the released script instead: all frames are
+held, detection looks at all of them again for each new one, and each caption encodes them again.
 
 Shapes: F frames, P pooled tokens of a frame, D width, L visual tokens, C model width.
 """

@@ -30,13 +30,11 @@ class Semantics:
     answers_in_another_style: bool
     """Questions are asked in a template that speaks of a "human", although training spoke of a "user"."""
 
-    caption_on_second_frame: bool
-    """Streaming answers whenever two scene changes exist and two frames have passed, since the newest frame counts as
-    a boundary; otherwise once for each scene, when it has ended."""
-
     stream_recomputes: bool
-    """Each streamed frame goes through scene detection over all frames so far, and each answer encodes all of them
-    again; otherwise windows are encoded once, and statistics and memories run along."""
+    """Each streamed frame goes through scene detection over all frames so far, which takes the newest for a boundary,
+    and so speaks on every second frame once there are two scene changes; each answer encodes all frames again.
+    Otherwise windows are encoded once, statistics and memories run along, and a scene is told once, when it has
+    ended."""
 
 
 PUBLISHED = Semantics(
@@ -45,7 +43,6 @@ PUBLISHED = Semantics(
     dummy_image_for_text=True,
     labels_by_count=True,
     answers_in_another_style=True,
-    caption_on_second_frame=True,
     stream_recomputes=True,
 )
 
@@ -55,7 +52,6 @@ CORRECTED = Semantics(
     dummy_image_for_text=False,
     labels_by_count=False,
     answers_in_another_style=False,
-    caption_on_second_frame=False,
     stream_recomputes=False,
 )
 

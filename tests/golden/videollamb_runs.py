@@ -15,7 +15,6 @@ from torch import Tensor
 from longvu_model import vicuna
 from longvu_model.checkpoint_names import rename
 from longvu_model.videollamb import checkpoint_names as names
-from longvu_model.videollamb.config import PUBLISHED
 from longvu_model.videollamb.modeling import VideoLLaMBForConditionalGeneration
 from longvu_model.videollamb.official import published_state
 from longvu_model.videollamb.prompts import ANSWERING_STYLE
@@ -206,7 +205,6 @@ def _stream(case: Comparison, run: Mapping[str, Any], vectors_TD: Tensor) -> Non
     query = run["query"]
     asked = [] if query is None else [f"<video>\n{query}", None]
     case.exact("prompt", vicuna.render(ANSWERING_STYLE, asked), run["prompt"])
-    case.exact("speaks on every second frame", PUBLISHED.caption_on_second_frame, True)
     stream = PublishedStream(run["fps"])
     if query is not None:
         stream.ask(run["query_time"], query)
