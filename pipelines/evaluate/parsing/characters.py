@@ -21,7 +21,7 @@ _FORMS = {
     **dict.fromkeys("‘’‚‛‹›´ʼʹ′＇`", "'"),
     **dict.fromkeys("‐‑⁃﹣－‒−➖", "-"),
     **dict.fromkeys("–—―⸺⸻﹘", "–"),
-    **dict.fromkeys("→⇒➜➡⟶⟹➔➝➞➙➤►▶⇨↦☞👉", "→"),
+    **dict.fromkeys("→⇒➜➡⟶⟹➔➝➞➙➤►▶⇨↦☞👉∴", "→"),
     **dict.fromkeys("【〔［〖", "["),
     **dict.fromkeys("】〕］〗", "]"),
     **dict.fromkeys("〈⟨", "<"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.evaluate.parsing.elements import Element
+from pipelines.evaluate.parsing.roles import read
 from pipelines.evaluate.parsing.statements import (
     CHOSEN,
     EXPLAINED,
@@ -14,7 +15,6 @@ from pipelines.evaluate.parsing.statements import (
     REJECTED,
     Mention,
     Sentence,
-    read,
     sentences_of,
 )
 
@@ -65,7 +65,7 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     following = elements[mention.first + 1 : mention.first + 3]
     if not following or following[0].kind not in ("mark", "text"):
         return False
-    if following[0].kind == "mark" and following[0].text not in ".):]-–=,>→}(":
+    if following[0].kind == "mark" and following[0].text not in ".):]-–=>→}(":
         return False
     return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def elements_of(
             index = chained = index + length
         else:
             kind = {"mark": "mark", "newline": "newline"}.get(token.kind, "word")
-            if token.kind == "symbol" and token.text in "<>=~|/\\#*":
+            if token.kind == "symbol" and (token.text in "<>=~|/\\#*" or unicodedata.category(token.text[0]) == "So"):
                 kind = "mark"
             elements.append(Element(kind, index, index + 1, token.text))
             index += 1
@@ -213,7 +214,8 @@ def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, be
     length, tags = lexicon.longest(tokens, index + 1)
     beyond = index + 1 + length
     closed = beyond >= len(tokens) or tokens[beyond].kind in ("mark", "newline")
-    if upper and title:
+    after = tokens[index + 1].text
+    if upper and (title or (len(after) == 1 and label_letter(after).isalpha() and after.isupper() and after != "I")):
         return True
     if tags & {"right", "wrong"} and (closed or "be" in tags):
         return upper

@@ -12,10 +12,11 @@ from pipelines.evaluate.parsing.vocabulary import Lexicon
 
 _ARTICLES = ("a", "an", "the")
 _NOT_AFTER_ARTICLE = {"and", "or", "is", "was", "nor", "but", "as", "to", "in", "of"}
-_OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus", "times"}
+_OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus"}
 _MULTIPLIERS = {"percent", "million", "billion", "thousand", "hundred", "dozen", "trillion", "and a half"}
 _BEFORE_PRONOUN = "the this that which no every each any correct right last other only wrong best another some"
 _NOT_PRONOUN = set(_BEFORE_PRONOUN.split(" "))
+_OR = {"or", "oder", "ou", "o", "of", "eller", "lub", "或", "или", "veya", "أو", "או", "या", "หรือ", "hoặc", "atau"}
 _MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost"}
 _PARTICLES = re.compile(
     r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
@@ -273,7 +274,7 @@ class OptionTexts:
             if (
                 start > 1
                 and before is not None
-                and before.norm in ("or", "to", "–", "oder", "ou", "或")
+                and before.norm in _OR | {"to", "–"}
                 and tokens[start - 2].kind == "number"
             ):
                 return False
@@ -285,6 +286,9 @@ class OptionTexts:
                 return False
         if after is None or not (last.kind == "number" or spelling.key.endswith("\x02")):
             return True
+        beyond = tokens[end + 1] if end + 1 < len(tokens) else None
+        if after.norm in _OR and beyond is not None and beyond.kind == "number":
+            return False
         fraction = after.kind == "number" and "/" in after.norm
         return not (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or fraction)
 
