@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx2
 import openai
 
 from pipelines.errors import UserError
@@ -199,9 +198,7 @@ class ChatClient:
             raise ChatError(f"{self._base_url} did not answer in time; ask again") from None
         except openai.APIConnectionError as error:
             reason = type(error.__cause__ or error).__name__
-            raise ChatError(f"{self._base_url} cannot be reached ({reason}); check that it runs") from None
-        except httpx2.HTTPError as error:  # of a connection that breaks while words come, which openai passes on
-            raise ChatError(f"{self._base_url}: the answer broke off ({type(error).__name__}); ask again") from None
+            raise ChatError(f"{self._base_url}: the connection failed ({reason}); check that it runs") from None
         except openai.APIError as error:  # in the middle of a stream
             raise ChatError(error.message) from None
 

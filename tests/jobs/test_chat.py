@@ -92,7 +92,7 @@ def test_a_file_that_is_no_video(bad_video: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--url", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1 cannot be reached (ConnectError)"),
+        (["--url", "http://127.0.0.1:9/v1"], "http://127.0.0.1:9/v1: the connection failed (ConnectError)"),
         (["--url", "http://127.0.0.1:9/v1", "--device", "cpu"], "--device goes with a model here"),
         (["--model", "/missing"], "--model /missing"),
         (["--device", "abacus"], "--device abacus"),

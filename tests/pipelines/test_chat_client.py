@@ -64,7 +64,7 @@ def test_answer(server: RawServer) -> None:
     ("kind", "said"),
     [
         ("ended", "the answer broke off; ask again"),
-        ("cut", "the answer broke off"),
+        ("cut", "the connection failed .RemoteProtocolError"),
         ("failed", "no replica; send it again"),
         ("refused", "too long; shorten it"),
         ("page", "answered 404; check the address"),
