@@ -23,7 +23,9 @@ from longvu_model.sight import Media
 from longvu_model.stopping import KeywordStop
 from longvu_model.video import FrameSampling
 from pipelines.store import FeatureStore
-from pipelines.video_models.longvu import Clock, LongVU, LongVUMedia, load_parts, shown_media
+from pipelines.video_models.clock import Clock
+from pipelines.video_models.longvu import LongVU, load_parts
+from pipelines.video_models.longvu_media import LongVUMedia, shown_media
 
 
 @dataclass(frozen=True)

@@ -13,24 +13,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from longvu_model.video import FrameBlock, FrameSampling
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from longvu_model.video import FrameBlock, FrameSampling
-    from pipelines.store import FeatureStore
-
-# Decoder and store are imported where they are used: asking about features needs neither PyAV nor Arrow.
+    from pipelines.store import FeatureStore  # needs Arrow, which answering about files does without
 
 Quantization = Literal["8bit", "4bit"]
 Kind = Literal["video", "image"]
-Source: TypeAlias = "str | Path | FrameBlock"
+Source = str | Path | FrameBlock
 """A local file, or frames that are already sampled, with their times."""
 Messages = Sequence[Mapping[str, Any]]
 """Chat messages: role and content, a text or a list of {"type": "text", "text": ...}, {"type": "video"} and

@@ -10,30 +10,32 @@ Shapes: F sampled frames, K frames held, P tokens of a tower, D channels, T ids,
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from longvu_model import assembly, official
 from longvu_model.compression import VisualTokens
 from longvu_model.frame_selection import keep_frames
 from longvu_model.image_processing import tower_pixels
 from longvu_model.modeling import LongVUForConditionalGeneration
+from longvu_model.processing import LongVUProcessor
 from longvu_model.prompts import STOP_STRINGS
 from longvu_model.regimes import Regime, choose_regime, media_shape
-from longvu_model.sight import EncodedMedia, Media
+from longvu_model.sight import EncodedMedia
+from longvu_model.video import FrameSampling
 from longvu_model.watching import FrameWatcher, too_many_frames, windows
 from pipelines.errors import UserError
+from pipelines.video_models import chat
 from pipelines.video_models.base import (
     DecodeLimits,
     Kind,
@@ -46,12 +48,13 @@ from pipelines.video_models.base import (
     VideoModel,
     WatchedMedia,
 )
+from pipelines.video_models.clock import Clock
+from pipelines.video_models.frames import SampledFrames
+from pipelines.video_models.longvu_media import LongVUMedia, shapes, shown_media, times
 from pipelines.video_models.lru import ByteLRU
 from pipelines.video_models.quantization import quantization_config
 
 if TYPE_CHECKING:
-    from longvu_model.processing import LongVUProcessor
-    from longvu_model.video import FrameSampling
     from pipelines.store import FeatureStore
 
 TEXT_STEPS = 32
@@ -61,24 +64,6 @@ ANSWER_SHARE = 8
 _TOKEN_CACHE_BYTES = 1 << 30
 # Everything but the decoder stays in full precision: small, and read by code that asks for weights' dtypes.
 _UNQUANTISED = ["model.towers", "model.aggregator", "model.frame_tokens", "lm_head"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongVUMedia(WatchedMedia):
-    """Tower features of the frames that some question may show.
-
-    Attributes:
-        siglip_KPD, dino_KPD: features.
-        places_K: int64, of each held frame among the sampled ones.
-        similarity_F: float32, window similarity of every sampled frame; empty for an image.
-        size: (height, width) in pixels.
-    """
-
-    siglip_KPD: Tensor
-    dino_KPD: Tensor
-    places_K: Tensor
-    similarity_F: Tensor
-    size: tuple[int, int]
 
 
 class LongVU(VideoModel):
@@ -106,7 +91,7 @@ class LongVU(VideoModel):
         self.max_length = min(limit + limit // ANSWER_SHARE, self.config.text_config.max_position_embeddings)
         default_step = 1 if self.config.rules.text_length_by_pad_id else max(1, limit // TEXT_STEPS)
         self.text_step = text_step or default_step
-        self._tokens: ByteLRU[EncodedMedia | VisualTokens] = ByteLRU(_TOKEN_CACHE_BYTES, _nbytes)
+        self._made: ByteLRU[EncodedMedia | VisualTokens] = ByteLRU(_TOKEN_CACHE_BYTES, _nbytes)
 
     @property
     def config(self) -> Any:
@@ -133,8 +118,6 @@ class LongVU(VideoModel):
             least_text: text tokens that every question about it will have at least; the fewer, the more frames are
                 held that only a short one can show.
         """
-        from pipelines.video_models.frames import SampledFrames  # needs PyAV
-
         clock = Clock()
         with clock("decode"):
             frames = SampledFrames(source, sampling or self.sampling, kind, limits)
@@ -189,7 +172,7 @@ class LongVU(VideoModel):
 
         Where all frames fit but the store left out some near-duplicates, those that are stored are shown.
         """
-        from pipelines import storage
+        from pipelines import storage  # they need Arrow, which answering about files does without
         from pipelines.store import StoreError
 
         clock = Clock()
@@ -210,7 +193,7 @@ class LongVU(VideoModel):
                 found = store.load(video_id, math.inf if row["num_stored"] == num_sampled else None, cap=None)
         assert found.siglip is not None, "its column is in the manifest"
         return LongVUMedia(
-            kind="video",
+            kind=row["kind"],
             num_sampled=num_sampled,
             kept_times_s=found.pts_s.tolist(),
             seconds=clock.seconds,
@@ -235,16 +218,13 @@ class LongVU(VideoModel):
     @torch.inference_mode()
     def prompt(self, messages: Messages, media: Sequence[WatchedMedia] = ()) -> Prompt:
         """See :meth:`VideoModel.prompt`."""
-        kinds = [part["type"] for part in _parts(messages) if part["type"] != "text"]
-        given = [medium.kind for medium in media]
-        if kinds != given:
-            raise ValueError(f"the messages have places for {kinds or 'no media'}, given are {given or 'none'}")
-        ids_BT = self.processor.apply_chat_template([_without_sources(message) for message in messages], tokenize=True)
+        ours = chat.matched(messages, media, LongVUMedia)
+        ids_BT = self.processor.apply_chat_template(chat.without_sources(messages), tokenize=True)
         layout = assembly.read_text(self.config, ids_BT, torch.ones_like(ids_BT))
         self._check_length(int(layout.num_text_B))
-        if not media:
+        if not ours:
             return Prompt(self.model.model.embed(ids_BT[0]), 0, "text", ids_BT.shape[1])
-        return self._with_media(ids_BT, layout, [medium for medium in media if isinstance(medium, LongVUMedia)])
+        return self._with_media(ids_BT, layout, ours)
 
     def _check_length(self, num_text: int) -> None:
         limit = self.config.max_sequence_length
@@ -259,19 +239,10 @@ class LongVU(VideoModel):
         row_V, slot_V = assembly.rows_of_media(layout, len(media), config.rules)
         num_text_B, budget_length_B = (self._reserved(length) for length in (layout.num_text_B, layout.budget_length_B))
         shown = [self.shown(medium, int(budget_length_B), len(media)) for medium in media]
-        counts_V, sizes_V2, is_video_V = _shapes(media, shown)
+        counts_V, sizes_V2, is_video_V = shapes(media, shown)
         shape = media_shape(config, row_V, is_video_V, counts_V, sizes_V2)
         regime = choose_regime(config, shape, counts_V, budget_length_B, num_text_B)
-        guided = bool((regime.num_upgraded_V > 0).any())
-        key = _tokens_key(media, shown, regime)
-
-        seen = self._tokens.get(key)
-        if seen is None:
-            seen = self.model.model.encode(shown_media(media, shown), row_V, num_text_B, budget_length_B)
-            if not guided:
-                seen = self._compress(seen, layout, row_V)
-            self._tokens.put(key, seen)
-        visual = seen if isinstance(seen, VisualTokens) else self._compress(seen, layout, row_V)
+        visual, key = self._visual(media, shown, regime, layout, row_V, (num_text_B, budget_length_B))
         merged = assembly.merge(
             config.max_sequence_length,
             layout,
@@ -292,30 +263,47 @@ class LongVU(VideoModel):
             visual_tokens=num_visual,
             regime="+".join(dict.fromkeys(regime.names)),
             text_tokens=int(layout.num_text_B),
-            kept_times_s=[_times(medium, frames) for medium, frames in zip(media, shown, strict=True)],
-            prefix_length=0 if guided else text_before + num_visual,
-            prefix_key=None if guided else _digest(key, ids_BT[0, : last_slot + 1].tolist()),
+            kept_times_s=[times(medium, frames) for medium, frames in zip(media, shown, strict=True)],
+            prefix_length=0 if key is None else text_before + num_visual,
+            prefix_key=None if key is None else _digest(key, ids_BT[0, : last_slot + 1].tolist()),
         )
+
+    def _visual(
+        self,
+        media: Sequence[LongVUMedia],
+        shown: Sequence[Tensor],
+        regime: Regime,
+        layout: assembly.TextLayout,
+        row_V: Tensor,
+        lengths: tuple[Tensor, Tensor],
+    ) -> tuple[VisualTokens, str | None]:
+        """Tokens of the media, and their key; None where the question guides them.
+
+        Held are the aggregated cells, whatever the budget, and tokens that no question guides.
+        """
+        upgrades_V = regime.num_upgraded_V > 0
+        frames = [(medium.identity, places.tolist()) for medium, places in zip(media, shown, strict=True)]
+        key = None
+        if not bool(upgrades_V.any()):
+            budget_V = torch.where(regime.drop_V, regime.budget_V, 0)
+            fields = (regime.kind_V, regime.base_full_V, regime.drop_V, budget_V)
+            key = _digest(frames, [field.tolist() for field in fields])
+            visual = self._made.get(key)
+            if isinstance(visual, VisualTokens):
+                return visual, key
+        cells_key = _digest(frames, regime.base_full_V.tolist(), upgrades_V.tolist())
+        encoded = self._made.get(cells_key)
+        if not isinstance(encoded, EncodedMedia):
+            encoded = self.model.model.encode(shown_media(media, shown), row_V, *lengths)
+            self._made.put(cells_key, encoded)
+        question_BC = assembly.mean_question(layout, self.model.model.embed, None, self.config.rules)
+        visual = self.model.model.compress(replace(encoded, regime=regime), question_BC[row_V.to(question_BC.device)])
+        if key is not None:
+            self._made.put(key, visual)
+        return visual, key
 
     def _reserved(self, length_B: Tensor) -> Tensor:
         return -(-length_B // self.text_step) * self.text_step
-
-    def _compress(self, encoded: EncodedMedia, layout: assembly.TextLayout, row_V: Tensor) -> VisualTokens:
-        question_BC = assembly.mean_question(layout, self.model.model.embed, None, self.config.rules)
-        return self.model.model.compress(encoded, question_BC[row_V.to(question_BC.device)])
-
-
-class Clock:
-    """Adds up the seconds of named steps."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        started_s = time.perf_counter()
-        yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started_s
 
 
 def load(
@@ -346,10 +334,6 @@ def load_parts(
         CheckpointError: tensors are missing, surplus or misshapen.
         OSError: the folder lacks files.
     """
-    from transformers import AutoTokenizer
-
-    from longvu_model.processing import LongVUProcessor  # needs PyAV
-
     options: dict[str, Any] = {"dtype": dtype or "auto"}
     if quantization is not None:
         options |= quantization_config(quantization, device, _UNQUANTISED)
@@ -362,66 +346,6 @@ def load_parts(
     if quantization is None:
         model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps nn.Module.to without its signature
     return model.eval(), processor
-
-
-def _parts(messages: Messages) -> Iterator[Mapping[str, Any]]:
-    for message in messages:
-        if not isinstance(message.get("content"), str):
-            yield from message["content"]
-
-
-def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose media are places only."""
-    if isinstance(message.get("content"), str):
-        return dict(message)
-    parts = [part if part["type"] == "text" else {"type": part["type"]} for part in message["content"]]
-    return {**message, "content": parts}
-
-
-def shown_media(media: Sequence[LongVUMedia], shown: Sequence[Tensor]) -> Media:
-    """Some held frames of each, back to back, as the model takes them; see :meth:`LongVU.shown`."""
-
-    def joined(tensors: Sequence[Tensor]) -> Tensor:
-        chosen = [
-            tensor if len(frames) == len(tensor) else tensor[frames.to(tensor.device)]
-            for tensor, frames in zip(tensors, shown, strict=True)
-        ]
-        return chosen[0] if len(chosen) == 1 else torch.cat([tensor.to(chosen[0].device) for tensor in chosen])
-
-    counts_V, sizes_V2, is_video_V = _shapes(media, shown)
-    return Media(
-        frame_counts=counts_V,
-        image_sizes=sizes_V2,
-        is_video=is_video_V,
-        siglip_features=joined([medium.siglip_KPD for medium in media]),
-        dino_features=joined([medium.dino_KPD for medium in media]),
-        frame_times=joined([medium.places_K.cpu() for medium in media]),
-        preselected=True,
-    )
-
-
-def _shapes(media: Sequence[LongVUMedia], shown: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames shown (V,), (height, width) in pixels (V, 2) and whether it is a video (V,) of each medium."""
-    return (
-        torch.tensor([len(frames) for frames in shown]),
-        torch.tensor([medium.size for medium in media]),
-        torch.tensor([medium.kind == "video" for medium in media]),
-    )
-
-
-def _times(medium: LongVUMedia, shown: Tensor) -> list[float]:
-    return [medium.kept_times_s[frame] for frame in shown.tolist()] if medium.kept_times_s else []
-
-
-def _tokens_key(media: Sequence[LongVUMedia], shown: Sequence[Tensor], regime: Regime) -> str:
-    """Equal for prompts whose visual tokens, or with upgrades whatever goes before them, are the same."""
-    budget = torch.where(regime.drop_V, regime.budget_V, 0)
-    fields = (regime.kind_V, regime.base_full_V, regime.num_upgraded_V, regime.drop_V, budget)
-    return _digest(
-        [medium.identity for medium in media],
-        [frames.tolist() for frames in shown],
-        [field.tolist() for field in fields],
-    )
 
 
 def _digest(*parts: Any) -> str:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from longvu_model.video import FrameSampling
 from pipelines.video_models import load_video_model
-from pipelines.video_models.longvu import LongVU, LongVUMedia
+from pipelines.video_models.longvu import LongVU
+from pipelines.video_models.longvu_media import LongVUMedia
 from tests.pipelines.conftest import write_video
 
 Watcher = Callable[[float], LongVUMedia]
