@@ -1,6 +1,6 @@
 """Where does the tiny model still see the needle? Its heat map by depth and length of video, beside chance.
 
-    python -m tests.benchmarks.needle_map MODEL [--lengths 26,60,120] [--repeats 6] [--out FOLDER]
+    python -m tests.benchmarks.needle_map MODEL [--lengths 26,120] [--repeats 8] [--out FOLDER]
 
 MODEL is a model folder that learned the corpus of ``tests.benchmarks.training_needle`` (26-second videos), such as the
 export of the video stage's checkpoint that it leaves with ``--folder``. Evaluates it by the command line on videos that
@@ -80,8 +80,8 @@ def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: P
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.needle_map", description=__doc__)
     parser.add_argument("model", help="model folder")
-    parser.add_argument("--lengths", default="26,60,120", help="seconds, separated by commas")
-    parser.add_argument("--repeats", type=int, default=6, help="videos per cell")
+    parser.add_argument("--lengths", default="26,120", help="seconds, separated by commas")
+    parser.add_argument("--repeats", type=int, default=8, help="videos per cell, one of every colour")
     parser.add_argument("--out", help="keep everything here; default: a temporary folder")
     return parser.parse_args()
 

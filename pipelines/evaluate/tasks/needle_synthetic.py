@@ -91,7 +91,7 @@ class GridOptions(Config):
     lengths_s: tuple[int, ...] = setting((30, 60, 120, 240), about="lengths of the videos in seconds, each 30 or more")
     num_depths: int = setting(5, about="number of depths from 0 to 100 per cent", ge=1, le=101)
     spacing: Spacing = setting("linear", about="of depths: linear, sigmoid, or sigmoid_published (the inverted one)")
-    repeats: int = setting(4, about="videos per cell, each with another needle", ge=1)
+    repeats: int = setting(6, about="videos per cell, each with another needle, the same in every cell", ge=1)
     kind: Literal["colour", "shape"] = setting("colour", about="what is asked: colour or shape")
     fps: int = setting(5, about="frames per second of the videos, of which one per second is sampled", ge=1, le=60)
     width: int = setting(320, about="of the videos in pixels")
@@ -104,7 +104,10 @@ class GridOptions(Config):
 
 
 class SyntheticNeedleGrid(ChoiceTask):
-    """Rows are cells times repeats, drawn on demand; ids are ``len_<s>_depth_<%>_<repeat>``."""
+    """Rows are cells times repeats, drawn on demand; ids are ``len_<s>_depth_<%>_<repeat>``.
+
+    Every cell has the same needles in the same places, so that cells differ by length and depth alone.
+    """
 
     name = "needle_grid"
     about = "the synthetic needle by depth and length of video, drawn on demand; heat map"
@@ -118,15 +121,16 @@ class SyntheticNeedleGrid(ChoiceTask):
         chosen = self.options
         shares = depths(0, 100, chosen.num_depths, chosen.spacing)
         for length_s in chosen.lengths_s:
-            config = self._config(length_s, len(shares) * chosen.repeats)
-            for (depth, repeat), plan in zip(product(shares, range(chosen.repeats)), plan_corpus(config), strict=True):
-                yield self._row(config, plan, depth, repeat)
+            config = self._config(length_s)
+            plans = plan_corpus(config)
+            for depth, (number, plan) in product(shares, enumerate(plans)):
+                yield self._row(config, plan, depth, number)
 
-    def _config(self, length_s: int, videos: int) -> CorpusConfig:
+    def _config(self, length_s: int) -> CorpusConfig:
         chosen = self.options
         try:
             return CorpusConfig(
-                num_videos=videos,
+                num_videos=chosen.repeats,
                 seconds=length_s,
                 seed=chosen.seed,
                 fps=chosen.fps,
@@ -155,7 +159,7 @@ class SyntheticNeedleGrid(ChoiceTask):
             options=options,
             answer=LETTERS[options.index(question.answer)],
             categories={"length_s": f"{config.seconds:g}", "depth_percent": f"{depth:g}"},
-            cluster=name,
+            cluster=f"needle_{repeat}",
             details={"plan": dataclasses.replace(plan, needle=needle), "config": config, "depth_percent": depth},
             where=f"grid:{config.seconds:g}s:{depth:g}%:{repeat}",
         )

@@ -208,7 +208,7 @@ def test_synthetic_grid_hides_the_needle_at_its_depth(sample: Samples, made: Pat
     written = sample("needle_grid")
     chosen = task("needle_grid", options=written.options)
     rows = list(chosen.rows(written.data))
-    assert len({row.answer for row in rows}) > 1
+    assert len({row.cluster for row in rows}) == 1
     for row in rows:
         colour = row.options["ABCD".index(str(row.answer))]
         video = decode_frames(str(chosen.shown(row, made).video), EVERY)
@@ -216,6 +216,17 @@ def test_synthetic_grid_hides_the_needle_at_its_depth(sample: Samples, made: Pat
         seen_s = np.flatnonzero(near.mean(axis=(1, 2)) > 0.04) / video.summary.fps
         start_s = row.details["depth_percent"] / 100 * (30 - 2)
         assert 0 <= seen_s.min() - start_s <= 0.25 and 1.5 <= seen_s.max() - start_s <= 2
+
+
+def test_cells_of_the_synthetic_grid_have_the_same_needles() -> None:
+    options = ["lengths_s=[30, 60]", "num_depths=3", "repeats=6"]
+    rows = list(task("needle_grid", options=options).rows(Path(".")))
+    cells: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        needle = row.details["plan"].needle
+        cells.setdefault(row.id.rpartition("_")[0], []).append((needle.colour, needle.shape))
+    assert len(cells) == 6 and len({tuple(found) for found in cells.values()}) == 1
+    assert len(set(next(iter(cells.values())))) == 6
 
 
 def test_synthetic_grid_asks_as_its_model_was_taught() -> None:
