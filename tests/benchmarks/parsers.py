@@ -25,12 +25,14 @@ from pipelines.evaluate.parsing import parse_choice
 from pipelines.evaluate.parsing.__main__ import Reading, read_readings
 
 REPLIES = Path(__file__).parents[1] / "pipelines" / "evaluate" / "replies.jsonl"
-_PHRASES = ("the answer is", "answer is", "the correct answer is", "correct answer is", "the best answer is",
-            "best answer is", "the correct option is", "correct option is", "the best option is", "best option is",
-            "the choice is", "choice is", "the correct choice is", "correct choice is", "i choose", "i select", "i pick",
-            "my answer is", "my choice is", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは")  # fmt: skip
-_VIDEO_MME_PREFIXES = ("The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is",
-                       "The correct option is", "Best answer:", "Best option:")  # fmt: skip
+_ANNOUNCED = "the answer|answer|the correct answer|correct answer|the best answer|best answer|the correct option|\
+correct option|the best option|best option|the choice|choice|the correct choice|correct choice|my answer|my choice"
+_OTHERS = "i choose|i select|i pick|옵션|정답은|답은|답:|答案是|答案为|选|答えは"
+_PHRASES = (*(f"{noun} is" for noun in _ANNOUNCED.split("|")), *_OTHERS.split("|"))
+_VIDEO_MME_PREFIXES = (
+    *(f"The {noun} is" for noun in ("best answer", "correct answer", "answer", "best option", "correct option")),
+    *("The answer", "Best answer:", "Best option:"),
+)
 
 Parser = Callable[[str, Sequence[str]], str | None]
 
@@ -122,9 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="*", default=[REPLIES])
     readings = [reading for path in parser.parse_args(argv).files for reading in read_readings(path)]
     silent = sum(reading.answer is None for reading in readings)
-    print(
-        f"{len(readings)} replies, {silent} of which commit to no single choice; floor: 0 mis-scored by the strict parser"
-    )
+    print(f"{len(readings)} replies, {silent} without a single choice; floor: 0 mis-scored by the strict parser")
     print(f"{'parser':<16}{'mis-scored':>12}{'share':>8}{'guessed':>9}{'wrong':>7}{'missed':>8}")
     for name, parse in PARSERS.items():
         guessed, wrong, missed = counts(parse, readings)

@@ -17,7 +17,7 @@ MAX_OPTIONS = 26
 _AROUND = r"[\s.,:;!()\[\]{}\"'<>*_`~|→✓•=–-]*"
 _LETTER_ONLY = re.compile(rf"{_AROUND}([^\W\d_]){_AROUND}")
 _QUESTION_LINE = re.compile(r"^[ \t]*Q[ \t]*\d*[ \t]*:", re.M)
-_ANSWER_MARKER = re.compile(r"(?:^|(?<=\s))A[ \t]*\d*[ \t]*:(?=\s|\S)", re.M)
+_ANSWER_MARKER = re.compile(r"(?:^|(?<=\s))A[ \t]*\d*[ \t]*:", re.M)
 _ASKED = (
     r"Q[ \t]*\d*|question(?:[ \t]*\d+)?|问题|問題|질문|frage|pregunta|domanda|pergunta|vraag|pytanie|вопрос|soru|"
     r"câu hỏi|pertanyaan"

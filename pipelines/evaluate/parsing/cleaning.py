@@ -171,6 +171,7 @@ def _without_pairs(text: str, opening: re.Pattern[str], closing: re.Pattern[str]
 
 def _first_turn(text: str) -> str:
     """Drop role markers, start tokens and padding; end at the first stop token that follows some text."""
+    text = re.sub(r"^.*?\[/INST\]", " ", text, count=1, flags=re.S | re.I)
     text = _START_TOKEN.sub(lambda token: token[0] if _STOP_TOKEN.fullmatch(token[0]) else " \n", text)
     start = _S_PAIR[0].search(text)
     end = _S_PAIR[1].search(text, start.end()) if start else None

@@ -54,7 +54,7 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
         while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
             end += 1
         if end - start > 1:
-            _read_walk(elements, mentions, items[start:end])
+            _read_walk(elements, sentences, items[start:end])
         start = end
 
 
@@ -65,21 +65,23 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     following = elements[mention.first + 1 : mention.first + 3]
     if not following or following[0].kind not in ("mark", "text"):
         return False
-    if following[0].kind == "mark" and following[0].text not in ".):]-–=>→}(":
+    own = len(following) > 1 and following[1].kind == "text" and following[1].labels & mention.labels
+    if following[0].kind == "mark" and following[0].text not in (".):]-–=>→}(" if own else ".):]-–=>→}"):
         return False
     return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
 
 
-def _read_walk(elements: Sequence[Element], mentions: Sequence[Mention], items: list[Mention]) -> None:
+def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items: list[Mention]) -> None:
     verdicts = {}
     for number, item in enumerate(items):
-        stop = items[number + 1].first if number + 1 < len(items) else _end_of_line(elements, item.last)
+        stop = items[number + 1].first if number + 1 < len(items) else _end_of_sentence(sentences, item.last)
         verdicts[number] = _verdict(elements, item, stop)
     rejected = [n for n, verdict in verdicts.items() if verdict is False or items[n].role == REJECTED]
     right = [n for n, verdict in verdicts.items() if verdict is True and items[n].role != REJECTED]
     head_chosen = not right and rejected == list(range(1, len(items))) and items[0].role == CHOSEN
+    mentions = [mention for sentence in sentences for mention in sentence.mentions]
     inside = [
-        m for m in mentions if items[0].first < m.first < _end_of_line(elements, items[-1].last) and m not in items
+        m for m in mentions if items[0].first < m.first < _end_of_sentence(sentences, items[-1].last) and m not in items
     ]
     for mention in inside:
         mention.role = IGNORED
@@ -92,10 +94,8 @@ def _read_walk(elements: Sequence[Element], mentions: Sequence[Mention], items: 
             item.role = IGNORED
 
 
-def _end_of_line(elements: Sequence[Element], index: int) -> int:
-    while index < len(elements) and elements[index].kind != "newline":
-        index += 1
-    return index
+def _end_of_sentence(sentences: Sequence[Sentence], index: int) -> int:
+    return next(sentence.end for sentence in sentences if index < sentence.end)
 
 
 def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | None:
@@ -130,7 +130,7 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
             texts = [
                 other
                 for other in sentence.mentions
-                if other.kind == "text" and other.first > mention.last and other.role in (PLAIN, CHOSEN)
+                if other.kind == "text" and other.role in (PLAIN, CHOSEN) and not _contrasted(elements, other, mention)
             ]
             if (
                 not texts
@@ -145,6 +145,11 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
                 for other in texts:
                     if other.role == CHOSEN and not other.labels & mention.labels and not other.final:
                         other.role = PLAIN
+
+
+def _contrasted(elements: Sequence[Element], text: Mention, label: Mention) -> bool:
+    """*But* stands between a text and the label after it."""
+    return any("but" in one.tags for one in elements[text.last + 1 : label.first])
 
 
 def _adjacent(elements: Sequence[Element], mention: Mention, sentence: Sentence, following: Sentence) -> bool:

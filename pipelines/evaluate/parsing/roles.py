@@ -278,7 +278,7 @@ class _Reader:
     def _ignored(self, left: set[str], before: set[str]) -> bool:
         """Questions, conditions, comparisons, other people's and earlier views."""
         sentence = self.sentence
-        if sentence.question:
+        if sentence.question and not self._tag_question():
             return True
         if self._compared() or any("than_after" in tags for tags in self._walked[:1]):
             return True
@@ -333,6 +333,15 @@ class _Reader:
             if "although" in one.tags:
                 return True
         return False
+
+    def _tag_question(self) -> bool:
+        """``It is B, isn't it?`` states what it asks about."""
+        said = self.elements[self.sentence.start : self.sentence.end]
+        commas = [n for n, one in enumerate(said) if one.kind == "mark" and one.text == ","]
+        if not commas or self.sentence.start + commas[-1] < self.mention.last or "be" in said[0].tags:
+            return False
+        tail = [one for one in said[commas[-1] + 1 :] if one.kind != "mark"]
+        return 0 < len(tail) <= 3 and all(one.kind == "tag" and not one.tags & {"or", "if"} for one in tail)
 
     def _said_by_another(self) -> bool:
         """``"B", says he``."""

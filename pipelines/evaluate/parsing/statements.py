@@ -149,8 +149,8 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
         return Mention(
             shared, "label" if "label" in (left.kind, right.kind) else "text", left.first, right.last, item=label.item
         )
-    if shared and right.kind == "text" and left.kind == "label" and marks_only and len(shared) == 1:
-        return Mention(shared, "label", left.first, right.last)
+    if left.group and left.kind == "label" and right.kind == "text" and shared and marks_only:
+        return Mention(left.labels, "label", left.first, right.last, group=True)
     if left.kind != right.kind and not left.group:
         return None
     connected = False
