@@ -8,9 +8,10 @@ Shapes: F frames, W frames of a temporal window, P patches, N = 1 + P tokens, D 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig
 
 from longvu_model.tower_pixels import CLIP_MEAN, CLIP_STD
 from longvu_model.towers import Mlp, Tower, VisionBlock, attend
@@ -18,12 +19,17 @@ from longvu_model.videollamb.config import VideoLLaMBConfig
 
 
 class ImageTower(Tower):
-    """CLIP: every frame by itself."""
+    """CLIP: every frame by itself.
+
+    Args:
+        tower: the library's CLIPVisionConfig, whose sizes it types as unions.
+        num_blocks: layers in front of the feature.
+    """
 
     image_mean = CLIP_MEAN
     image_std = CLIP_STD
 
-    def __init__(self, tower: CLIPVisionConfig, num_blocks: int):
+    def __init__(self, tower: Any, num_blocks: int):
         super().__init__(
             tower.hidden_size, tower.patch_size, [self._block(tower) for _ in range(num_blocks)], patch_bias=False
         )
@@ -32,7 +38,7 @@ class ImageTower(Tower):
         self.position = nn.Parameter(torch.zeros((tower.image_size // tower.patch_size) ** 2 + 1, tower.hidden_size))
         self.norm = nn.LayerNorm(tower.hidden_size, eps=tower.layer_norm_eps)
 
-    def _block(self, tower: CLIPVisionConfig) -> VisionBlock:
+    def _block(self, tower: Any) -> VisionBlock:
         return VisionBlock(*_block_arguments(tower))
 
     def embed(self, pixels_FCHW: Tensor) -> Tensor:
@@ -50,18 +56,18 @@ class VideoTower(ImageTower):
     Frames come in whole windows, those of one video after those of another; windows do not see one another.
     """
 
-    def __init__(self, tower: CLIPVisionConfig, num_blocks: int, window: int):
+    def __init__(self, tower: Any, num_blocks: int, window: int):
         self.window = window
         super().__init__(tower, num_blocks)
 
-    def _block(self, tower: CLIPVisionConfig) -> VisionBlock:
+    def _block(self, tower: Any) -> VisionBlock:
         return VideoBlock(tower, self.window)
 
 
 class VideoBlock(VisionBlock):
     """A layer of the video tower: ``x += embedding``, ``x += attention over time(norm(x))``, then as in CLIP."""
 
-    def __init__(self, tower: CLIPVisionConfig, window: int):
+    def __init__(self, tower: Any, window: int):
         super().__init__(*_block_arguments(tower))
         self.over_time = TimeAttention(tower.hidden_size, tower.num_attention_heads, tower.layer_norm_eps, window)
 
@@ -105,7 +111,7 @@ class Towers(nn.Module):
             self.video = VideoTower(config.video_config, depth, config.temporal_window)
 
 
-def num_blocks(tower: CLIPVisionConfig, layer: int) -> int:
+def num_blocks(tower: Any, layer: int) -> int:
     """Layers in front of an entry of the list of hidden states, which begins with the embeddings."""
     count = layer + tower.num_hidden_layers + 1 if layer < 0 else layer
     if not 0 <= count <= tower.num_hidden_layers:
@@ -113,6 +119,6 @@ def num_blocks(tower: CLIPVisionConfig, layer: int) -> int:
     return count
 
 
-def _block_arguments(tower: CLIPVisionConfig) -> tuple[int, int, nn.Module, float, bool, bool]:
+def _block_arguments(tower: Any) -> tuple[int, int, nn.Module, float, bool, bool]:
     mlp = Mlp(tower.hidden_size, tower.intermediate_size, tower.hidden_act)
     return tower.hidden_size, tower.num_attention_heads, mlp, tower.layer_norm_eps, False, True

@@ -81,7 +81,9 @@ def test_each_shot_of_a_stream_is_told_once_and_soon() -> None:
         if scene is not None:
             ended.append(scene)
             assert i - scene[1] <= 3, "known three frames after the cut at the latest"
-    ended.append(stream.finish())
+    last = stream.finish()
+    assert last is not None
+    ended.append(last)
     edges = torch.tensor(lengths).cumsum(0).tolist()
     assert ended == list(zip([0, *edges[:-1]], [edge - 1 for edge in edges], strict=True))
 
