@@ -222,7 +222,7 @@ class MediaProcessor(ProcessorMixin):
             return [self.decode(row, skip_special_tokens, **kwargs) for row in ids]
         markers = {slot: marker for marker, slot in self.slots.items()}
         options = {"skip_special_tokens": skip_special_tokens, **kwargs}
-        text, piece = "", []
+        text, piece = "", list[int]()
         for token in [ids] if isinstance(ids, int) else ids:
             if token in markers:
                 text += self.tokenizer.decode(piece, **options) + markers[token]

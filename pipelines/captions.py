@@ -201,7 +201,7 @@ def _generate(
         **media,
         **sampling,
     )
-    answer: str = model.tokenizer.decode(generated[0], skip_special_tokens=True)
+    answer = str(model.tokenizer.decode(generated[0], skip_special_tokens=True))
     return " ".join(answer.split())
 
 

@@ -70,8 +70,9 @@ class VideoLLaMBVideoProcessor(SampledVideoProcessor):
                 "frames_indices": [medium.metadata["frames_indices"][i] for i in shown],
                 "timestamps_s": [medium.metadata["timestamps_s"][i] for i in shown],
             }
-        frames = medium.frames[shown] if hasattr(medium.frames, "dtype") else [medium.frames[i] for i in shown]
-        return replace(medium, frames=frames, metadata=metadata)
+        frames: Any = medium.frames
+        chosen = frames[shown] if hasattr(frames, "dtype") else [frames[i] for i in shown]
+        return replace(medium, frames=chosen, metadata=metadata)
 
     def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
         """See :func:`pixel_inputs`."""

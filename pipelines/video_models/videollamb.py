@@ -254,7 +254,7 @@ def load(
         model = VideoLLaMBForConditionalGeneration.from_pretrained(folder, **options)
         processor = VideoLLaMBProcessor.from_pretrained(folder)
     if quantization is None:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # the library wraps nn.Module.to without its signature
     for field, value in overrides.items():
         if not hasattr(model.config, field):
             raise UserError(f"{field}={value}: VideoLLaMB's configuration has no such field")
