@@ -86,7 +86,7 @@ class _Page:
                 with gr.Column(scale=4, min_width=300, elem_id="lv-side"):
                     # Its choices come later; a name that is none of them is the endpoint's to refuse.
                     model = gr.Dropdown(label="Model", visible=False, allow_custom_value=True, elem_id="lv-model")
-                    drop = _dropped_only(gr.File(show_label=False, elem_id="lv-drop"))
+                    drop = _dropped_only(gr.File(show_label=False, elem_id="lv-drop"), self._folder)
                     media = gr.HTML(elem_id="lv-media", elem_classes="lv-plain", visible=False)
                     strip = gr.HTML(_note(_STRIP_EMPTY), elem_classes="lv-plain")
                 with gr.Column(scale=6, min_width=300):
@@ -226,17 +226,18 @@ class _Page:
         return session.strip[1]
 
 
-def _dropped_only(component: gr.File) -> gr.File:
-    """Keep Gradio from fetching the URL that a client may name in place of a dropped file."""
+def _dropped_only(component: gr.File, folder: Path) -> gr.File:
+    """Keep Gradio 6.31 from what a client may name in place of a dropped file: it fetches URLs, and copies any file of
+    the server to where the client can read it."""
     keep = component.async_move_resource_to_block_cache
 
-    async def keep_local(place: str | Path | None) -> str | None:
-        if place is not None and not os.path.isabs(place):
+    async def keep_dropped(place: str | Path | None) -> str | None:
+        if place is not None and not Path(place).resolve().is_relative_to(folder):
             raise gr.Error("only files that were dropped here are opened", print_exception=False)
         return await keep(place)
 
     # On the instance: for a subclass Gradio would write a .pyi file beside this one.
-    component.async_move_resource_to_block_cache = keep_local  # type: ignore[assignment]
+    component.async_move_resource_to_block_cache = keep_dropped  # type: ignore[assignment]
     return component
 
 

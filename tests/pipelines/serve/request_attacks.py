@@ -127,8 +127,8 @@ def _smuggled(target: Target) -> Iterable[bytes]:
 
 
 def _endless_chunks(target: Target) -> Iterator[bytes]:
-    head = ["POST /v1/chat/completions HTTP/1.1", "Host: x", bearer(target), "Content-Type: application/json"]
-    yield ("\r\n".join([*head, "Transfer-Encoding: chunked"]) + "\r\n\r\n").encode()
+    head = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Connection: close", bearer(target)]
+    yield ("\r\n".join([*head, "Content-Type: application/json", "Transfer-Encoding: chunked"]) + "\r\n\r\n").encode()
     for _ in range(4096):
         yield b"10000\r\n" + b" " * 65536 + b"\r\n"
 
