@@ -62,8 +62,9 @@ def tokenize_by_parts(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int
 
 
 def _without_space(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    first = tokenizer.convert_ids_to_tokens(ids[0])
+    first = str(tokenizer.convert_ids_to_tokens(ids[0]))
     if not first.startswith(_SPACE):
         return ids
     rest = first.removeprefix(_SPACE)
-    return [*([tokenizer.convert_tokens_to_ids(rest)] if rest else []), *ids[1:]]
+    replaced: list[Any] = [tokenizer.convert_tokens_to_ids(rest)] if rest else []
+    return [*replaced, *ids[1:]]

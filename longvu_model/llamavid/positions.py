@@ -24,9 +24,9 @@ def extend_positions(config: LlamaConfig, max_length: int, rules: Semantics) -> 
     if max_length <= context:
         return config
     base = context if rules.scaling_replaced else config.max_position_embeddings
-    rope = {**config.rope_parameters, "rope_type": "linear", "factor": float(math.ceil(max_length / base))}
+    rope = {**(config.rope_parameters or {}), "rope_type": "linear", "factor": float(math.ceil(max_length / base))}
     return LlamaConfig.from_dict({**config.to_dict(), "rope_parameters": rope})
 
 
 def _factor(config: LlamaConfig) -> float:
-    return float(config.rope_parameters.get("factor") or 1.0)
+    return float((config.rope_parameters or {}).get("factor") or 1.0)

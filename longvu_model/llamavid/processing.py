@@ -231,7 +231,7 @@ class LlamaVidProcessor(MediaProcessor):
         return super().check_argument_for_proper_class(name, argument)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """The processor of a checkpoint folder or hub id, in our layout or the published one.
 
         Raises:
