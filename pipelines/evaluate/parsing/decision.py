@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
         if mention.group and mention.labels >= everything and num_options > 2:
             mention.role = IGNORED if mention.role != REJECTED else REJECTED
     items = [mention for mention in mentions if not mention.group and _is_item(elements, mention)]
+    firsts, ends = [mention.first for mention in mentions], [sentence.end for sentence in sentences]
     start = 0
     while start < len(items):
         if items[start].labels != {"A"}:
@@ -54,7 +56,9 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
         while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
             end += 1
         if end - start > 1:
-            _read_walk(elements, sentences, items[start:end])
+            stop = ends[bisect_right(ends, items[end - 1].last)]
+            named = mentions[bisect_left(firsts, items[start].first) : bisect_left(firsts, stop)]
+            _read_walk(elements, items[start:end], named, stop)
         start = end
 
 
@@ -71,20 +75,23 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
 
 
-def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items: list[Mention]) -> None:
-    verdicts = {}
-    for number, item in enumerate(items):
-        stop = items[number + 1].first if number + 1 < len(items) else _end_of_sentence(sentences, item.last)
-        verdicts[number] = _verdict(elements, item, stop)
-    rejected = [n for n, verdict in verdicts.items() if verdict is False or items[n].role == REJECTED]
-    right = [n for n, verdict in verdicts.items() if verdict is True and items[n].role != REJECTED]
+def _read_walk(elements: Sequence[Element], items: list[Mention], named: Sequence[Mention], end: int) -> None:
+    """Read the items of a walk.
+
+    Args:
+        items: the mentions that open them.
+        named: all mentions in it; what an item's text names is no choice.
+        end: of the sentence of the last item.
+    """
+    stops = [*(item.first for item in items[1:]), end]
+    verdicts = [_verdict(elements, item, stop) for item, stop in zip(items, stops, strict=True)]
+    rejected = [n for n, item in enumerate(items) if verdicts[n] is False or item.role == REJECTED]
+    right = [n for n, item in enumerate(items) if verdicts[n] is True and item.role != REJECTED]
     head_chosen = not right and rejected == list(range(1, len(items))) and items[0].role == CHOSEN
-    mentions = [mention for sentence in sentences for mention in sentence.mentions]
-    inside = [
-        m for m in mentions if items[0].first < m.first < _end_of_sentence(sentences, items[-1].last) and m not in items
-    ]
-    for mention in inside:
-        mention.role = IGNORED
+    opening = {item.first for item in items}
+    for mention in named:
+        if mention.first not in opening:
+            mention.role = IGNORED
     for number, item in enumerate(items):
         if number in rejected:
             item.role = REJECTED
@@ -92,10 +99,6 @@ def _read_walk(elements: Sequence[Element], sentences: Sequence[Sentence], items
             item.role, item.weak = CHOSEN, False
         else:
             item.role = IGNORED
-
-
-def _end_of_sentence(sentences: Sequence[Sentence], index: int) -> int:
-    return next(sentence.end for sentence in sentences if index < sentence.end)
 
 
 def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | None:

@@ -27,6 +27,8 @@ _ELISION = re.compile(
     r"(?:[ldjnsmtc]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|nell|sull|dall|un|quest|quell|bell|sant|tutt|com|dov|cos)'(?=\w{2})",
     re.I,
 )
+# Dates and the like are chains of ranges; longer ones are no numbers.
+_LONGEST_RANGE = 60
 _NO_SPACES = ("CJK", "HIRAGANA", "THAI", "LAO", "KHMER", "MYANMAR", "IDEOGRAPHIC", "BOPOMOFO", "YI ")
 _CONTRACTED = {"c'mon", "d'you", "t'was", "s'more", "com'on"}
 _CASED = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN")
@@ -115,7 +117,13 @@ def _merged_ranges(tokens: list[Token]) -> Iterator[Token]:
     while index < len(tokens):
         token = tokens[index]
         after = tokens[index + 1 : index + 3]
-        if token.kind == "number" and len(after) == 2 and after[1].kind == "number" and after[1].text[0].isdigit():
+        if (
+            token.kind == "number"
+            and len(token.text) <= _LONGEST_RANGE
+            and len(after) == 2
+            and after[1].kind == "number"
+            and after[1].text[0].isdigit()
+        ):
             between = index > 0 and tokens[index - 1].norm == "between" and after[0].norm == "and"
             if after[0].norm in ("-", "–", "~", "to", "through", "至", "到", "bis", "до") or between:
                 text = f"{token.norm}–{after[1].norm}"

@@ -84,6 +84,7 @@ def lexicon_for(texts: Iterable[Token]) -> Lexicon:
     return _lexicon(_languages(list(texts)))
 
 
+@lru_cache(maxsize=1024)
 def is_answer_name(name: str, plural: bool = False, strict: bool = False) -> bool:
     """Tell whether a field, tag or column of this name holds the answer.
 
