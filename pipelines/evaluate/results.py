@@ -144,7 +144,9 @@ class Results:
             raise UserError(
                 f"{storage.shown(uri)}: format {found.get('format')} of results, this program reads {FORMAT}"
             )
-        return cls(uri, found, pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(uri, ROWS)))))
+        rows = pa.BufferReader(storage.read_bytes(storage.join(uri, ROWS)))
+        # Arrow's threads give Python's bytes back when they like, which aborts a process that is just ending.
+        return cls(uri, found, pq.read_table(rows, use_threads=False, pre_buffer=False))
 
     def write(self) -> None:
         """Rows first: where ``results.json`` is, the run is finished."""

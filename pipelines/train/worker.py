@@ -44,11 +44,14 @@ def train_on_ray(run: Run) -> Outcome:
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
     # Workers that died go on waiting for it, in the actor's eyes.
     waiting = workers.count * (workers.restarts + 1)
-    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=waiting + 2).remote()
+    # On the driver's node: were it lost with another one, all workers would take that for a call to stop.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=waiting + 2, scheduling_strategy=here).remote()
     signal.signal(signal.SIGTERM, _terminate)  # Ray replaced the command line's handler when it started
     trainer = _trainer_class()(
         train_worker,

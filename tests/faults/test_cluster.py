@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +33,15 @@ _NODE = ("--num-cpus=2", f"--object-store-memory={200 << 20}", "--min-worker-por
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are submitted to, the variables that it takes, and the mark of the second node's processes."""
+    """Where jobs are submitted to, the variables that it takes, and the mark of the second node's processes.
+
+    ``replace`` starts a node in the second one's place.
+    """
 
     dashboard: str
     variables: dict[str, str]
     second_node: str
+    replace: Callable[[], None]
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def cluster(server: S3Server) -> Iterator[Cluster]:
     # job's package into its own and would take it from under the other's feet.
     folders = [tempfile.mkdtemp(prefix="ray-") for _ in range(2)]
     gcs, dashboard = free_port(), free_port()
-    head, second = secrets.token_hex(8), secrets.token_hex(8)
+    head, second, third = (secrets.token_hex(8) for _ in range(3))
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
     variables |= environment(server.port)
     try:
@@ -59,9 +63,13 @@ def cluster(server: S3Server) -> Iterator[Cluster]:
             f"--ray-client-server-port={free_port()}",
         ]
         start_node(words, variables | {MARK: head})
-        start_node([f"--address=127.0.0.1:{gcs}", f"--temp-dir={folders[1]}"], variables | {MARK: second})
-        yield Cluster(f"http://127.0.0.1:{dashboard}", variables, second)
+        join = [f"--address=127.0.0.1:{gcs}", f"--temp-dir={folders[1]}"]
+        start_node(join, variables | {MARK: second})
+        yield Cluster(
+            f"http://127.0.0.1:{dashboard}", variables, second, lambda: start_node(join, variables | {MARK: third})
+        )
     finally:
+        end_marked(third)
         end_marked(second)
         end_marked(head)
         for folder in folders:
@@ -100,7 +108,10 @@ def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: 
 def test_training_outlives_a_node_with_all_it_has_on_s3(
     bucket: Path, faults_workdir: Path, cluster: Cluster, clean_copy: Path, tmp_path: Path
 ) -> None:
-    """Annotations, media, features and checkpoints are in a bucket; of two workers one goes with its node."""
+    """Annotations, media, features and checkpoints are in a bucket; of two workers one goes with its node.
+
+    Each takes more than half a node, so the run waits until another node has come.
+    """
     root, samples = bucket / tmp_path.name, 240
     words = [f"source={bucket}/videos/short_*.mp4", f"store={root}", f"workdir={faults_workdir}"]
     config = load_config(ExtractConfig, DEFAULT_CONFIG, [*words, "features.siglip=true"])
@@ -115,12 +126,13 @@ def test_training_outlives_a_node_with_all_it_has_on_s3(
     uri = f"s3://bucket/{tmp_path.name}"
     words = ["--config", str(local), f"output={uri}", f"data.annotations={uri}/rows.json"]
     words += ["data.media_root=s3://bucket/videos", f"data.store=s3://bucket/{store}", "data.join=content"]
-    words += ["data.online=false", f"workdir={faults_workdir}"]
+    words += ["data.online=false", f"workdir={faults_workdir}", "workers.cpus=1.2"]
     with Job(words, tmp_path / "logs", cluster.variables, submit(cluster, clean_copy, "jobs.train")) as job:
         busy = job.wait_until(lambda: list(root.glob("train/*/checkpoints/*/commit.json")), 150)
         assert busy and marked(cluster.second_node, WORKER), job.stdout[-4000:] + job.stderr[-4000:]
         before = newest_cursor(tmp_path / "audit")
         end_marked(cluster.second_node)
+        cluster.replace()
         assert job.wait() == 0, job.stdout[-4000:] + job.stderr[-4000:]
         assert f"{samples // 2} of {samples // 2} steps" in job.stdout
     learned = sum(len(line["samples"]) for line in audit_lines(tmp_path / "audit") if line["cursor"] > before + 4)
