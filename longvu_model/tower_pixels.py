@@ -6,10 +6,14 @@ Needs neither torch nor transformers, so that processes that only decode stay li
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow is imported where a picture is made: whoever only names a tower's mean needs none.
 
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -65,6 +69,8 @@ def square(picture: Image.Image, size: int, fill: tuple[int, ...] | None) -> Ima
 
 def cropped_square(picture: Image.Image, size: int) -> Image.Image:
     """``picture`` with its short side resized to ``size``, and of that the centre: CLIP's preprocessing."""
+    from PIL import Image
+
     short = min(picture.size)
     # The long side is cut to an integer, as the library does it.
     width, height = (side * size // short for side in picture.size)
@@ -79,6 +85,8 @@ def padded_square(picture: Image.Image, size: int, fill: tuple[int, ...]) -> Ima
     Pillow resizes rows first and columns second, rounding to 8 bits between. Rows of padding stay what they are, so a
     wide picture is resized in width before it is padded: the same bytes for about half the time.
     """
+    from PIL import Image
+
     width, height = picture.size
     long = max(width, height)
     if width > height:

@@ -145,8 +145,8 @@ class Results:
                 f"{storage.shown(uri)}: format {found.get('format')} of results, this program reads {FORMAT}"
             )
         rows = pa.BufferReader(storage.read_bytes(storage.join(uri, ROWS)))
-        # Arrow's threads give Python's bytes back when they like, which aborts a process that is just ending.
-        return cls(uri, found, pq.read_table(rows, use_threads=False, pre_buffer=False))
+        # Without threads: Arrow's give Python's bytes back when they like, which aborts a process that is just ending.
+        return cls(uri, found, pq.ParquetFile(rows).read(use_threads=False))
 
     def write(self) -> None:
         """Rows first: where ``results.json`` is, the run is finished."""

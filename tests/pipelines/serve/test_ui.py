@@ -118,7 +118,7 @@ def test_page(browser: Any, endpoint: LiveEndpoint, clip: Path, tmp_path: Path) 
 
     question.send_keys("And when?\n")
     wait(browser, lambda b: "video seen before" in text_of(b, ".lv-facts"))
-    assert len(browser.find_elements("css selector", "#lv-chat .user-row")) == 2
+    wait(browser, lambda b: len(b.find_elements("css selector", "#lv-chat .user-row")) == 2)
     assert asked_elsewhere(browser, host) == []
 
 
