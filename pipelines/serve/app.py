@@ -190,8 +190,6 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, Refusal):  # raised while FastAPI read the body
-            return await refused(request, error.__cause__)
         fix = "GET /openapi.json lists the routes and their methods"
         reason = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
         refusal = Refusal(error.status_code, reason, fix, "not_found" if error.status_code == 404 else INVALID)

@@ -65,7 +65,6 @@ class UploadSettings(Config):
     max_bytes: int = setting(4 << 30, about="largest upload, in bytes", ge=1)
     quota_bytes: int = setting(64 << 30, about="all uploads together, in bytes", ge=1)
     ttl_s: float = setting(24 * 3600.0, about="an upload is deleted so long after its last use, in seconds", gt=0)
-    idle_timeout_s: float = setting(30.0, about="longest pause within a request's body, in seconds", gt=0)
 
 
 class EndpointSettings(Config):
@@ -74,6 +73,10 @@ class EndpointSettings(Config):
     replicas: int = setting(1, about="processes that handle HTTP", ge=1)
     num_cpus: float = setting(0.25, about="CPUs reserved for each", ge=0)
     max_body_bytes: int = setting(64 << 20, about="largest JSON body, data: URLs included, in bytes", ge=1024)
+    idle_timeout_s: float = setting(30.0, about="longest pause within a request's body, in seconds", gt=0)
+    min_body_bytes_per_s: float = setting(
+        16 << 10, about="slowest body that is waited for, on average after idle_timeout_s, in bytes per second", gt=0
+    )
     max_ongoing_requests: int = setting(1000, about="requests that one process handles at once", ge=1)
     drain_s: float = setting(60.0, about="time that requests get to end when a replica stops, in seconds", ge=0)
     ui: bool = setting(False, about="mount the chat page at /ui")
@@ -82,7 +85,8 @@ class EndpointSettings(Config):
 class TrackingSettings(Config):
     """What MLflow gets to know; records are sent in the background."""
 
-    sample: float = setting(0.0, about="share of requests that leave a trace; 0 switches MLflow off", ge=0, le=1)
+    enabled: bool = setting(True, about="whether the endpoint is a run in MLflow, linked to what it serves")
+    sample: float = setting(0.0, about="share of requests that leave a trace in that run", ge=0, le=1)
     texts: bool = setting(False, about="whether traces hold questions and answers")
     buffer: int = setting(256, about="traces held while MLflow is slow; more are dropped and counted", ge=1)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,7 +22,7 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from pipelines import storage
+from pipelines.provenance import checkpoint_uri
 from pipelines.serve.app import build_app
 from pipelines.serve.auth import load_keys
 from pipelines.serve.backends import RayModel
@@ -32,7 +33,8 @@ from pipelines.serve.questions import Event, Question, ReplicaStatus
 from pipelines.serve.recorder import Recorder
 from pipelines.serve.service import Service
 from pipelines.serve.videos import open_uploads
-from pipelines.tracking import RunIdentity, ServedAnswer, TrackedRun
+from pipelines.store import FeatureStore
+from pipelines.tracking import DatasetInput, RunIdentity, ServedAnswer, TrackedRun
 
 ENDPOINT = "Endpoint"
 RECORDS = "Records"
@@ -47,6 +49,7 @@ _HEALTH: dict[str, Any] = {
 }
 _SWEEP_EVERY_S = 60.0
 _SCRAPE_TIMEOUT_S = 5.0
+_ANNOUNCE_EVERY_S = 0.2
 
 
 def application(config: ServeConfig) -> Application:
@@ -62,7 +65,7 @@ def application(config: ServeConfig) -> Application:
         max_surge_percent=100,
         **_HEALTH,
     )(Endpoint)
-    return endpoint.bind(config, models, records.bind(config) if config.tracking.sample else None)
+    return endpoint.bind(config, models, records.bind(config) if config.tracking.enabled else None)
 
 
 def _model_deployment(config: ServeConfig, settings: ModelSettings) -> Application:
@@ -129,8 +132,9 @@ class Endpoint:
         self._metrics = EndpointMetrics()
         self._models = {name: RayModel(name, handle) for name, handle in models.items()}
         send = (lambda batch: records.write.remote(batch)) if records else None
-        checkpoints = {model.name: storage.resolve(model.path) for model in config.models}
+        checkpoints = {model.name: checkpoint_uri(Path(model.path)) for model in config.models}
         self._recorder = Recorder(config.tracking, self._metrics.dropped_traces, checkpoints, send)
+        self._records, self._checkpoints = records, checkpoints
         self._uploads = open_uploads(config)
         self._keys = load_keys(config.auth)
         self._process = process_name()
@@ -143,8 +147,7 @@ class Endpoint:
         if self._config.endpoint.ui:
             from pipelines.serve.ui import mount
 
-            url = f"http://127.0.0.1:{self._config.port}/v1"
-            mount(app, url, self._config.workdir / "dropped", self._config.media)
+            mount(app, self._config)
         return Intake(app, self._config, self._keys)
 
     async def measured(self) -> list[Metric]:
@@ -154,6 +157,7 @@ class Endpoint:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         loops = [*(model.watch() for model in self._models.values()), self._recorder.run(), self._sweep()]
+        loops += [self._announce(self._records)] if self._records else []
         tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield
@@ -166,6 +170,13 @@ class Endpoint:
         while True:
             await asyncio.to_thread(self._uploads.sweep)
             await asyncio.sleep(_SWEEP_EVERY_S)
+
+    async def _announce(self, records: DeploymentHandle) -> None:
+        """Make each model an input of the run in MLflow, as soon as a replica has told what it is."""
+        for name, model in self._models.items():
+            while model.info is None:
+                await asyncio.sleep(_ANNOUNCE_EVERY_S)
+            await records.serving.remote(name, self._checkpoints[name], model.info.digest)
 
     async def _page(self) -> bytes:
         handle = serve.get_deployment_handle(self._own.deployment, self._own.app_name)
@@ -181,14 +192,25 @@ class Records:
         names = "+".join(model.name for model in config.models)
         self._run = TrackedRun(config.workdir, RunIdentity("serve", f"{config.name}: {names}", config.digest()))
         self._run.params(config.changed(auth={}).flat())
-        self._known: set[str] = set()
+        self._run.tags({"longvu.endpoint": f"http://{config.host}:{config.port}/v1"})
+        for model in config.models:
+            if model.store:
+                store = FeatureStore.open(model.store)
+                name, digest = store.manifest.name, store.manifest.config_digest
+                self._run.inputs([DatasetInput("store", name, digest, store.uri)])
+                self._run.link_output("extract", store.uri)
+        self._known: set[tuple[str, str]] = set()
+
+    def serving(self, model: str, checkpoint: str, digest: str) -> None:
+        """Make a model known; arguments as in :class:`pipelines.tracking.ServedAnswer`."""
+        if (model, digest) not in self._known:
+            self._run.uses_model(model, checkpoint, digest)
+            self._known.add((model, digest))
 
     def write(self, answers: list[ServedAnswer]) -> None:
         """Leave traces, and make their models known first."""
         for one in answers:
-            if one.digest not in self._known:
-                self._known.add(one.digest)
-                self._run.served(one.checkpoint, one.digest)
+            self.serving(one.model, one.checkpoint, one.digest)
         self._run.answers(answers)
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: a known key, a bounded body that arrives, an id.
+"""What every request passes before a route sees it: a known key, a body that is bounded in bytes and time, an id.
 
 Pure ASGI, so that streamed answers and uploads are not held back. Errors leave in OpenAI's shape.
 """
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from pipelines.serve.auth import Key, Keys
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.refusals import Refusal, defect
-from pipelines.serve.videos import slow_body
+from pipelines.serve.ui_routes import UI_UPLOAD_PATH
 
 logger = logging.getLogger("ray.serve")
 
@@ -58,13 +58,16 @@ class Intake:
             if scope["type"] == "websocket":
                 await self._app(scope, receive, send)
                 return
-            await self._app(scope, self._bounded(scope["path"], headers, receive), answer.send)
+            await self._app(scope, self._bounded(scope["path"], headers, receive, answer), answer.send)
         except Refusal as refusal:
-            await answer.refuse(refusal, scope, receive)
+            answer.refusal = refusal
         except Exception:
             # Only the id goes out, and into the log only the traceback: requests hold what is none of a log's business.
-            logger.exception("request %s failed", answer.request_id)
-            await answer.refuse(defect(answer.request_id), scope, receive)
+            if answer.refusal is None:
+                logger.exception("request %s failed", answer.request_id)
+                answer.refusal = defect(answer.request_id)
+        if answer.refusal is not None:
+            await answer.refuse(answer.refusal, scope, receive)
 
     def _admitted(self, path: str, headers: Headers) -> Key:
         if path in OPEN_PATHS or not self._config.auth.required:
@@ -77,42 +80,57 @@ class Intake:
             raise Refusal(401, reason, "send it as 'Authorization: Bearer KEY'", "invalid_api_key")
         return key
 
-    def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
-        """The body, refused when it is too long or stops coming."""
+    def _bounded(self, path: str, headers: Headers, receive: Receive, answer: _Answer) -> Receive:
+        """The body, refused when it is too long, stops coming, or drips."""
         limits = self._config.endpoint
-        # Uploads are counted as they are written to disk; the form around the file is small.
-        most = limits.max_body_bytes if path != UPLOAD_PATH else self._config.uploads.max_bytes + limits.max_body_bytes
+        most = limits.max_body_bytes
+        if path in (UPLOAD_PATH, UI_UPLOAD_PATH):
+            # Files are counted as they are written to disk; the form around one is small.
+            most += self._config.uploads.max_bytes
         if _number(headers.get("content-length")) > most:
             raise _too_long(most)
-        taken, complete = 0, False
+        taken, complete, begun_s = 0, False, time.monotonic()
 
         async def bounded() -> Message:
             nonlocal taken, complete
             if complete:
                 return await receive()
+            due_s = begun_s + limits.idle_timeout_s + taken / limits.min_body_bytes_per_s
             try:
-                message = await asyncio.wait_for(receive(), self._config.uploads.idle_timeout_s)
+                message = await asyncio.wait_for(receive(), min(limits.idle_timeout_s, due_s - time.monotonic()))
             except TimeoutError:
-                raise slow_body(self._config.uploads.idle_timeout_s) from None
+                answer.refusal = _slow(taken, time.monotonic() - begun_s)
+                raise answer.refusal from None
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if taken > most:
-                raise _too_long(most)
+                answer.refusal = _too_long(most)
+                raise answer.refusal
             return message
 
         return bounded
 
 
 class _Answer:
-    """The reply on its way out: with the request's id, and replaced by an error while nothing has left."""
+    """The reply on its way out: with the request's id, and replaced by an error while nothing has left.
+
+    Attributes:
+        refusal: what the client is told instead; whatever the app makes of a body that was refused is not sent.
+    """
 
     def __init__(self, send: Send, request_id: str):
         self.request_id = request_id
+        self.refusal: Refusal | None = None
         self._send = send
         self._begun = False
         self._started_s = time.perf_counter()
 
     async def send(self, message: Message) -> None:
+        if self.refusal is not None and not self._begun:
+            return
+        await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._begun = True
             headers = MutableHeaders(scope=message)
@@ -127,11 +145,16 @@ class _Answer:
             await self._send({"type": "websocket.close", "code": 1008, "reason": refusal.reason[:100]})
             return
         reply = JSONResponse(refusal.body(), refusal.status, refusal.headers())
-        await reply(scope, receive, self.send)
+        await reply(scope, receive, self._pass)
 
 
 def _too_long(most: int) -> Refusal:
     return Refusal(413, f"the body has more than {most} bytes", "upload media with POST /v1/videos", "too_large")
+
+
+def _slow(taken: int, seconds: float) -> Refusal:
+    reason = f"{taken} bytes of the body came in {seconds:.0f} s, and too little after them"
+    return Refusal(408, reason, "send the request again, without pauses", "timeout")
 
 
 def _number(text: str | None) -> int:

@@ -25,11 +25,11 @@ from fastapi import FastAPI
 from longvu_model.video import VideoError
 from pipelines.chat_client import ChatClient, ChatError, Conversation, Medium, Seen
 from pipelines.serve import ui_style
+from pipelines.serve.config import ServeConfig
 from pipelines.serve.filmstrip import Still, filmstrip
 from pipelines.serve.guard import MediaPolicy
-from pipelines.serve.ui_routes import UiRoutes
+from pipelines.serve.ui_routes import PATH, UiRoutes
 
-PATH = "/ui"
 _QUESTIONS = ("What happens in this video?", "What changes from beginning to end?", "Describe the last scene.")
 _FILES_KEPT_S = 24 * 3600
 _VISITORS_AT_ONCE = 64
@@ -52,23 +52,22 @@ class Session:
     strip: tuple[list[float], str] = field(default_factory=lambda: ([], ""))
 
 
-def mount(app: FastAPI, base_url: str, folder: Path, policy: MediaPolicy) -> FastAPI:
-    """Add the page to an app, at :data:`PATH`; to be called before the app has started.
+def mount(app: FastAPI, config: ServeConfig) -> FastAPI:
+    """Add the page to an endpoint's app, at :data:`PATH`; to be called before the app has started.
 
-    Args:
-        base_url: of the endpoint, with ``/v1``, as this process reaches it.
-        folder: where dropped files lie for a day.
-        policy: limits on their size, and on decoding their frames.
+    Dropped files lie below the workdir for a day, within the limits and beside the quota of uploads.
     """
+    folder = config.workdir.absolute() / "dropped"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when components are made
-    page = _Page(base_url, folder.resolve(), policy).blocks()
+    page = _Page(f"http://127.0.0.1:{config.port}/v1", folder.resolve(), config.media).blocks()
     page.queue(default_concurrency_limit=_VISITORS_AT_ONCE)
     gr.mount_gradio_app(
         app, page, path=PATH, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
-        mcp_server=False, max_file_size=policy.max_bytes, theme=ui_style.theme(), css=ui_style.CSS, head=ui_style.HEAD,
+        mcp_server=False, max_file_size=config.uploads.max_bytes,
+        theme=ui_style.theme(), css=ui_style.CSS, head=ui_style.HEAD,
     )  # fmt: skip
-    app.add_middleware(UiRoutes, path=PATH)
+    app.add_middleware(UiRoutes, folder=folder, quota_bytes=config.uploads.quota_bytes)
     return app
 
 

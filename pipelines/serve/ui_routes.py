@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from pipelines.serve.refusals import Refusal
+from pipelines.serve.videos import held_bytes
+
+PATH = "/ui"
 _API = "gradio_api"
+UI_UPLOAD_PATH = f"{PATH}/{_API}/upload"
 _ALLOWED = re.compile(
     rf"(GET|HEAD) (/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/.*"
     rf"|/{_API}/(info|app_id|startup-events|theme\.css|queue/data|upload_progress|heartbeat/[^/]+)"
@@ -28,24 +34,27 @@ _HEADERS = {
 
 
 class UiRoutes:
-    """ASGI middleware: other routes below ``path`` do not exist, and no page of it loads anything from elsewhere."""
+    """ASGI middleware: other routes below :data:`PATH` do not exist, and no page loads anything from elsewhere.
 
-    def __init__(self, app: Any, path: str) -> None:
-        self._app, self._path = app, path
+    Args:
+        folder: where dropped files lie.
+        quota_bytes: of all of them together; files dropped beyond it are refused.
+    """
+
+    def __init__(self, app: Any, folder: Path, quota_bytes: int) -> None:
+        self._app, self._folder, self._quota_bytes = app, folder, quota_bytes
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or not self._is_below(scope["path"]):
+        path = scope["path"]
+        if scope["type"] != "http" or not (path == PATH or path.startswith(f"{PATH}/")):
             await self._app(scope, receive, send)
             return
-        route = f"{scope['method']} {scope['path'].removeprefix(self._path).rstrip('/') or '/'}"
-        if not _ALLOWED.fullmatch(route):
-            error = {
-                "message": "there is no such page; open /ui",
-                "type": "not_found_error",
-                "param": None,
-                "code": None,
-            }
-            await JSONResponse({"error": error}, 404)(scope, receive, send)
+        route = f"{scope['method']} {path.removeprefix(PATH).rstrip('/') or '/'}"
+        refusal = None if _ALLOWED.fullmatch(route) else Refusal(404, "there is no such page", "open /ui", "not_found")
+        if path.rstrip("/") == UI_UPLOAD_PATH:
+            refusal = refusal or self._over_quota(Headers(scope=scope).get("content-length", ""))
+        if refusal is not None:
+            await JSONResponse(refusal.body(), refusal.status)(scope, receive, send)
             return
 
         async def send_with_headers(message: dict[str, Any]) -> None:
@@ -55,5 +64,10 @@ class UiRoutes:
 
         await self._app(scope, receive, send_with_headers)
 
-    def _is_below(self, path: str) -> bool:
-        return path == self._path or path.startswith(f"{self._path}/")
+    def _over_quota(self, announced: str) -> Refusal | None:
+        coming_bytes = int(announced) if announced.isascii() and announced.isdigit() else 0
+        used_bytes = coming_bytes + held_bytes(self._folder)
+        if used_bytes <= self._quota_bytes:
+            return None
+        reason = f"dropped files would take {used_bytes} of {self._quota_bytes} bytes"
+        return Refusal(413, reason, "they are deleted after a day", "quota_exceeded")

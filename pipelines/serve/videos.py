@@ -16,7 +16,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,14 +122,7 @@ class Uploads:
 
     async def _fill(self, form: FormFile, body: AsyncIterator[bytes], out: BinaryIO) -> None:
         checked_bytes = 0
-        pieces = aiter(body)
-        while True:
-            try:
-                piece = await asyncio.wait_for(anext(pieces), self._settings.idle_timeout_s)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise slow_body(self._settings.idle_timeout_s) from None
+        async for piece in body:
             await asyncio.to_thread(form.write, piece)
             if form.num_bytes - checked_bytes > _QUOTA_STEP_BYTES:
                 out.flush()
@@ -156,7 +149,7 @@ class Uploads:
         return kept
 
     def _hold_quota(self, coming_bytes: int) -> None:
-        used = sum(_sizes(self._folder)) + coming_bytes
+        used = held_bytes(self._folder) + coming_bytes
         if used > self._settings.quota_bytes:
             raise Refusal(
                 413,
@@ -180,9 +173,13 @@ def open_uploads(config: ServeConfig) -> Uploads:
     return Uploads(config.uploads, config.upload_folder, check)
 
 
-def slow_body(timeout_s: float) -> Refusal:
-    """408: the client sends nothing more."""
-    return Refusal(408, f"no byte of the body came for {timeout_s:g} s", "send the request again", "timeout")
+def held_bytes(folder: Path) -> int:
+    """Of all files below a folder; some may go meanwhile."""
+    held = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            held += path.stat().st_size
+    return held
 
 
 def _age_s(path: Path, now_s: float) -> float:
@@ -190,9 +187,3 @@ def _age_s(path: Path, now_s: float) -> float:
         return now_s - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _sizes(folder: Path) -> Iterator[int]:
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            yield path.stat().st_size

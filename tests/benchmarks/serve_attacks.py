@@ -59,8 +59,8 @@ def run(folder: Path, enemy: Hostile) -> int:
         own_names(folder / "names"),
         models=[tiny_model(build_preset("tiny", folder / "tiny"))],
         media=media,
-        uploads={"max_bytes": 8 << 20, "quota_bytes": 24 << 20, "idle_timeout_s": 3.0},
-        endpoint={"num_cpus": 0.1, "max_body_bytes": 4 << 20, "ui": True},
+        uploads={"max_bytes": 8 << 20, "quota_bytes": 24 << 20},
+        endpoint={"num_cpus": 0.1, "max_body_bytes": 4 << 20, "ui": True, "idle_timeout_s": 3.0},
     ) as live:
         target = Target(int(urlsplit(live.url).port or 0), live.key)
         took_s: dict[str, float] = {}

@@ -55,9 +55,9 @@ def endpoint(tiny: Path, stored: Stored, tmp_path_factory: pytest.TempPathFactor
     with live_endpoint(
         tmp_path_factory.mktemp("endpoint"),
         models=[tiny_model(tiny, store=stored.store), tiny_model(tiny, name="other")],
-        uploads={"max_bytes": 8 << 20, "quota_bytes": 24 << 20, "idle_timeout_s": 5.0},
+        uploads={"max_bytes": 8 << 20, "quota_bytes": 24 << 20},
         media={"max_bytes": 1 << 20, "max_frames": 1000},
-        endpoint={"num_cpus": 0.1, "max_body_bytes": 4 << 20, "ui": True},
+        endpoint={"num_cpus": 0.1, "max_body_bytes": 4 << 20, "ui": True, "idle_timeout_s": 5.0},
         tracking={"sample": 1.0, "texts": True},
     ) as live:
         yield live
