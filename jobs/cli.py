@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 # Jobs that read their own options: the words after the command go to the function as they are.
 JOBS = {
+    "corpus": ("jobs.corpus:main", "write synthetic videos: slow scenes, a short needle, questions"),
     "extract": ("jobs.extract:main", "videos -> feature store (Ray Data); resumes where it stopped"),
     "store": ("jobs.store:main", "look into a feature store: ls, show, verify, compact, sweep, quarantine"),
     "probe": ("jobs.probe:main", "decode one source as extraction would, and say what it is or why it fails"),
@@ -92,12 +93,6 @@ def build_parser() -> Parser:
     frames = commands.add_parser("frames", help="contact sheet: every sampled frame, kept ones marked")
     add_watching(frames)
     frames.add_argument("-o", "--output", type=Path, metavar="PNG", help="default: VIDEO's name with .frames.png")
-
-    corpus = commands.add_parser("corpus", help="write synthetic videos: slow scenes, a short needle, questions")
-    corpus.add_argument("folder", type=Path, metavar="FOLDER")
-    corpus.add_argument("--videos", type=COUNT, default=8, metavar="N", help="how many (default 8)")
-    corpus.add_argument("--seconds", type=RATE, default=120.0, metavar="S", help="length of each (default 120)")
-    corpus.add_argument("--seed", type=SEED, default=0, help="another seed gives other videos (default 0)")
 
     convert = commands.add_parser("convert", help="checkpoint: published layout <-> ours")
     convert.add_argument("source", type=Path, metavar="SRC", help="checkpoint folder in either layout")

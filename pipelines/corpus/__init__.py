@@ -6,6 +6,7 @@ evaluation can be tried, and measured, without any download.
 
 from pipelines.corpus.config import KINDS, CorpusConfig, CorpusError
 from pipelines.corpus.plan import Needle, Question, VideoPlan, plan_corpus
+from pipelines.corpus.splits import Splits, SplitsConfig, write_splits
 from pipelines.corpus.writer import CorpusManifest, prompt, write_corpus
 
 __all__ = [
@@ -15,8 +16,11 @@ __all__ = [
     "CorpusManifest",
     "Needle",
     "Question",
+    "Splits",
+    "SplitsConfig",
     "VideoPlan",
     "plan_corpus",
     "prompt",
     "write_corpus",
+    "write_splits",
 ]

@@ -9,9 +9,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ def write_corpus(
     directory: str | os.PathLike[str],
     config: CorpusConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
+    pool: Executor | None = None,
 ) -> CorpusManifest:
     """Write the corpus of ``config`` into ``directory``; return at once if it is already there.
 
@@ -76,6 +79,7 @@ def write_corpus(
 
     Args:
         progress: called with the number of videos written and of all, after each.
+        pool: processes that draw; without one, this process does.
 
     Raises:
         CorpusError: ``directory`` holds a finished corpus of another config, or videos that are not of this one.
@@ -97,45 +101,49 @@ def write_corpus(
         raise CorpusError(
             f"{root / 'videos'} holds {min(foreign)}, which is not of this corpus: choose another directory"
         )
-    for count, plan in enumerate(plans, 1):
-        path = root / "videos" / f"{plan.video_id}.mp4"
-        partial = path.with_suffix(".partial")
-        encode_video(partial, draw_frames(plan, config), config)
-        os.replace(partial, path)
+    draw = functools.partial(_write_video, config=config, folder=root / "videos")
+    for count, _ in enumerate(pool.map(draw, plans) if pool else map(draw, plans), 1):
         if progress is not None:
             progress(count, len(plans))
     rows = [question_row(plan, number, config) for plan in plans for number in range(len(plan.questions))]
     samples = [sample(plan, number, config) for plan in plans for number in range(len(plan.questions))]
-    _write(root / "annotations.json", json.dumps(samples, indent=1) + "\n")
-    _write(root / "questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(root / "annotations.json", json.dumps(samples, indent=1) + "\n")
+    write_whole(root / "questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     manifest = {
         "digest": config.digest(),
         "config": dataclasses.asdict(config),
         "videos": [plan.video_id for plan in plans],
         "num_questions": len(rows),
     }
-    _write(root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_whole(root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return CorpusManifest.load(root)
 
 
-def draw_frames(plan: VideoPlan, config: CorpusConfig) -> Iterator[Image.Image]:
-    """Every frame of a video in order, RGB."""
+def _write_video(plan: VideoPlan, config: CorpusConfig, folder: Path) -> None:
+    path = folder / f"{plan.video_id}.mp4"
+    partial = path.with_suffix(".partial")
+    encode_video(partial, draw_frames(plan, config), config)
+    os.replace(partial, path)
+
+
+def draw_frames(plan: VideoPlan, config: CorpusConfig, only: Collection[int] | None = None) -> Iterator[Image.Image]:
+    """Frames of a video in order, RGB: every one, or those whose numbers are given."""
     rng = np.random.default_rng(plan.pixel_seed)
     edges_s = [0.0, *plan.cuts_s, config.seconds]
     noise = SensorNoise(rng, config.width, config.height)
     needle = needle_sprite(plan.needle.colour, plan.needle.shape, config.needle_area * config.width * config.height)
-    frame = 0
     for number, painter in enumerate(plan.painters):
         begin_s, end_s = edges_s[number : number + 2]
         palette = plan.palettes[number]
         scene = Scene(painter, palette, rng, width=config.width, height=config.height, length_s=end_s - begin_s)
-        while frame < round(end_s * config.fps):
+        for frame in range(round(begin_s * config.fps), round(end_s * config.fps)):
+            if only is not None and frame not in only:
+                continue
             t_s = frame / config.fps
             picture = scene.frame(t_s - begin_s)
             if plan.needle.start_s <= t_s < plan.needle.end_s:
                 _place(needle, picture, plan, t_s)
             yield noise.apply(picture, frame)
-            frame += 1
 
 
 def _place(sprite: Image.Image, picture: Image.Image, plan: VideoPlan, t_s: float) -> None:
@@ -205,7 +213,8 @@ def question_row(plan: VideoPlan, number: int, config: CorpusConfig) -> dict[str
     }
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there whole or not at all."""
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -1,8 +1,8 @@
 """Where does the tiny model still see the needle? Its heat map by depth and length of video, beside chance.
 
-    python -m tests.benchmarks.needle_map MODEL [--lengths 26,120] [--repeats 8] [--out FOLDER]
+    python -m tests.benchmarks.needle_map MODEL [--lengths 60,120] [--repeats 8] [--out FOLDER]
 
-MODEL is a model folder that learned the corpus of ``tests.benchmarks.training_needle`` (26-second videos), such as the
+MODEL is a model folder that learned the corpus of ``tests.benchmarks.training_needle`` (60-second videos), such as the
 export of the video stage's checkpoint that it leaves with ``--folder``. Evaluates it by the command line on videos that
 nobody has seen, and the same preset with its untrained weights on the same videos; prints the shares of right answers
 and where the heat maps are. Exits with 1 below the floor at the length that was learned.
@@ -21,10 +21,12 @@ from pathlib import Path
 import pyarrow.parquet
 
 from jobs import evaluate
-from tests.benchmarks.training_needle import corpus_config
+from pipelines.config import load_config
+from pipelines.corpus import SplitsConfig
+from tests.benchmarks.training_needle import CORPUS
 
 _FLOOR = 0.7
-_LEARNED_S = 26
+_LEARNED_S = 60
 _SEED = 77
 
 
@@ -39,7 +41,7 @@ def main() -> int:
     for length in lengths:
         print(
             f"needle in {length} s of video, {options.repeats} videos at each of 5 depths: {trained[length]:.1%} "
-            f"right; untrained {untrained[length]:.1%}; chance {1 / len(corpus_config(1, 0).colours):.1%}"
+            f"right; untrained {untrained[length]:.1%}; chance {1 / len(load_config(SplitsConfig, CORPUS).colours):.1%}"
             + (f" (floor {_FLOOR:.0%})" if length == _LEARNED_S else "")
         )
     if options.out:
@@ -49,7 +51,7 @@ def main() -> int:
 
 def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: Path) -> dict[int, float]:
     """Share of right answers by length; a reply that commits to none is not right."""
-    learned = corpus_config(1, _SEED)
+    learned = load_config(SplitsConfig, CORPUS)
     grid = {
         "lengths_s": list(lengths),
         "num_depths": 5,
@@ -80,7 +82,7 @@ def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: P
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.needle_map", description=__doc__)
     parser.add_argument("model", help="model folder")
-    parser.add_argument("--lengths", default="26,120", help="seconds, separated by commas")
+    parser.add_argument("--lengths", default="60,120", help="seconds, separated by commas")
     parser.add_argument("--repeats", type=int, default=8, help="videos per cell, one of every colour")
     parser.add_argument("--out", help="keep everything here; default: a temporary folder")
     return parser.parse_args()
