@@ -1,21 +1,26 @@
 # Every target sets up what it needs first; the second time that takes no time.
 #   make setup    .venv with the pinned versions of constraints.txt
 #   make demo     synthetic videos -> features -> an answer      (VIDEO=path: your own file too)
-#   make test     the test suite                                 (ARGS="-k name": a part of it)
+#   make test     the test suite, two tests at a time            (ARGS="-k name": a part of it)
+#   make test-all the same with the long fault scenarios, which CI runs too
+#   make coverage make test, and which lines it ran              (a third slower)
 #   make lint     ruff and mypy
 #   make pins     write constraints.txt anew from .venv
 #   make clean    remove caches and the demo's output            (rm -rf .venv: the environment)
+# JOBS=4 runs four tests at a time; each may start Ray: a core and 6 GB of memory for each.
 # PYTHON=/path/to/python chooses the interpreter that .venv is made with (3.11 or newer).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint pins clean
+.PHONY: help setup demo test test-all coverage lint pins clean
 
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?=
+JOBS ?= 2
+PYTEST := -m pytest -n $(JOBS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,7 +52,16 @@ demo: $(READY)
 	@$(BIN)/python -m jobs.demo $(if $(VIDEO),--video "$(VIDEO)") $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY)
+	@$(BIN)/python $(PYTEST) $(ARGS)
+
+coverage: $(READY)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run $(PYTEST) -m "not slow" $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -61,5 +75,5 @@ pins: $(READY)
 	@mv constraints.txt.new constraints.txt
 
 clean:
-	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* *.egg-info
 	find longvu_model pipelines jobs tests -name __pycache__ -prune -exec rm -rf {} +
