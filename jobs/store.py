@@ -109,7 +109,9 @@ def _manifest(store: FeatureStore) -> dict[str, object]:
         "made by": f"longvu-ray {manifest.created_by}, model {manifest.model.get('name', '?')}",
         "sampling": manifest.config.get("sampling", "?"),
         "features": ", ".join(features) + (", thumbnails" if manifest.jpeg else ""),
-        "kept below": f"{manifest.keep_threshold:g}; all of up to {manifest.keep_all_below} sampled frames are stored",
+        "kept below": f"{manifest.keep_threshold:g}; all of up to {manifest.keep_all_below} sampled frames are stored"
+        if manifest.selects
+        else "every sampled frame is stored",
         **({"stages": ", ".join(stages)} if manifest.stages else {}),
     }
 

@@ -22,6 +22,7 @@ from longvu_model.towers import DinoTower
 from longvu_model.video import FrameSampling, iter_frame_blocks
 from pipelines import storage
 from pipelines.store import FeatureStore, StoreError
+from pipelines.store.schema import SELECTING
 
 THUMBNAIL_PX = 240
 
@@ -83,9 +84,11 @@ def stored_frames(store: FeatureStore, video_id: str, *, threshold: float = 0.83
     """The same from a store: similarities as stored, thumbnails as stored or else decoded again from the source.
 
     Raises:
-        StoreError: the video is not in the store or failed, or its source has changed since.
+        StoreError: the video is not in the store or failed, or its source has changed since; or the store has no
+            similarities.
         VideoError: thumbnails are not stored and the source cannot be decoded.
     """
+    store.require(SELECTING, "Scoring frames")
     columns = ["frame_index", "pts_s", "similarity"]
     table = store.frames(video_id, [*columns, "jpeg"] if store.manifest.jpeg else columns)
     frame_index, times_s, similarity = (table[name].to_numpy() for name in columns)

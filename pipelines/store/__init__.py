@@ -1,4 +1,4 @@
-"""Feature store: what videos look like to DINOv2 (and SigLIP), as plain Parquet and JSON.
+"""Feature store: what videos look like to a model's towers, as plain Parquet and JSON.
 
     <store>/store.json                        format version, configuration, tower and preprocessing digests
             plan/<run>.parquet                units that a run added

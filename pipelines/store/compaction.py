@@ -33,7 +33,7 @@ from pipelines.store.commits import (
     unit_of,
 )
 from pipelines.store.schema import COMMITS, VIDEOS
-from pipelines.store.videos import PER_FRAME
+from pipelines.store.videos import PER_FRAME, conformed
 from pipelines.store.writer import VIDEOS_FOLDER, check_not_too_late, write_table
 
 _READERS = 32
@@ -164,7 +164,7 @@ def _read(store: str, part: _Part) -> pa.Table | str:
         return f"{part.file.path}: committed but missing"
     if hashlib.sha256(data).hexdigest() != part.file.sha256:
         return f"{part.file.path}: content differs from the committed SHA-256"
-    rows = pq.ParquetFile(pa.BufferReader(data)).read(VIDEOS.names, use_threads=False).cast(VIDEOS)
+    rows = conformed(pq.ParquetFile(pa.BufferReader(data)).read(VIDEOS.names, use_threads=False), VIDEOS)
     if part.compaction is None:
         return rows
     units = pa.array([commit.unit_id for commit in part.commits], pa.string())

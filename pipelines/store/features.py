@@ -35,7 +35,7 @@ class FeatureSpec:
     """How one tower's features are stored.
 
     Args:
-        name: column, "dinov2" or "siglip".
+        name: column, such as "dinov2".
         tokens: P, tokens per frame.
         width: D, channels per token.
         dtype: one of :data:`DTYPES`.

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store.features import FeatureSpec
-from pipelines.store.schema import FORMAT, FORMAT_VERSION, StageColumns
+from pipelines.store.schema import FORMAT, FORMAT_VERSION, FORMAT_VERSION_UNSELECTED, SELECTING, StageColumns
 
 FILE_NAME = "store.json"
 
@@ -27,10 +27,11 @@ class StoreManifest:
         name: its name; the folder is ``<name>-<config digest, 12 digits>``.
         config: the configuration, dotted names to values, for people.
         config_digest: digest of the fields that decide the content.
-        features: stored columns; the first is dinov2.
+        features: stored columns; dinov2 is the first where it is one.
         window_frames: sampled frames per similarity window.
-        keep_threshold: frames with a similarity below it are ``kept``, and their features stored.
-        keep_all_below: sources of at most so many sampled frames have the features of all of them.
+        keep_threshold: frames with a similarity below it are ``kept``, and their features stored; None without
+            dinov2, where every sampled frame has features.
+        keep_all_below: sources of at most so many sampled frames have the features of all of them; None likewise.
         jpeg: whether frames have thumbnails.
         towers: digest of each tower's configuration and weights, by feature name.
         preprocessing: digest of how frames became pixels, by feature name.
@@ -44,8 +45,8 @@ class StoreManifest:
     config_digest: str
     features: tuple[FeatureSpec, ...]
     window_frames: int
-    keep_threshold: float
-    keep_all_below: int
+    keep_threshold: float | None
+    keep_all_below: int | None
     jpeg: bool
     towers: dict[str, str]
     preprocessing: dict[str, str]
@@ -53,10 +54,16 @@ class StoreManifest:
     created_by: str = ""
     stages: dict[str, StageColumns] = field(default_factory=dict)
 
+    @property
+    def selects(self) -> bool:
+        """Whether frames have similarities, by which some can be chosen."""
+        return any(spec.name == SELECTING for spec in self.features)
+
     def to_json(self) -> bytes:
         plain = dataclasses.asdict(dataclasses.replace(self, stages={}))
         stages = {name: stage.to_json() for name, stage in self.stages.items()}
-        record = {"format": FORMAT, "format_version": FORMAT_VERSION, **plain, "stages": stages}
+        version = FORMAT_VERSION if self.selects else FORMAT_VERSION_UNSELECTED
+        record = {"format": FORMAT, "format_version": version, **plain, "stages": stages}
         return json.dumps(record, indent=2, sort_keys=False).encode() + b"\n"
 
     @classmethod
@@ -73,10 +80,11 @@ class StoreManifest:
             raise StoreError(
                 f"{storage.shown(uri)}/{FILE_NAME} is not a feature store's; give another folder"
             ) from None
-        if found != (FORMAT, FORMAT_VERSION):
+        if found not in ((FORMAT, FORMAT_VERSION), (FORMAT, FORMAT_VERSION_UNSELECTED)):
             raise StoreError(
                 f"{storage.shown(uri)}: format {found[0]} version {found[1]}, this code reads {FORMAT} version "
-                f"{FORMAT_VERSION}; use the version of longvu-ray that wrote it ({record.get('created_by', '?')})"
+                f"{FORMAT_VERSION} and {FORMAT_VERSION_UNSELECTED}; use the version of longvu-ray that wrote it "
+                f"({record.get('created_by', '?')})"
             )
         record["features"] = tuple(FeatureSpec(**spec) for spec in record["features"])
         record["stages"] = {name: StageColumns.from_json(name, stage) for name, stage in record["stages"].items()}

@@ -1,4 +1,4 @@
-"""Read a store: which videos it has, and the features of one at any threshold.
+"""Read a store: which videos it has, and the features of one; with DINOv2's among them, at any threshold.
 
 Shapes: T sampled frames of a video, K of them loaded, P tokens, D channels.
 """
@@ -23,10 +23,10 @@ from pipelines import storage
 from pipelines.store.commits import Commits, Compaction, read_commits
 from pipelines.store.features import FeatureSpec, decode
 from pipelines.store.manifest import FILE_NAME, StoreError, StoreManifest
-from pipelines.store.schema import FAILED, VIDEOS
+from pipelines.store.schema import FAILED, SELECTING, VIDEOS
 from pipelines.store.stats import StoreStats, store_stats
 from pipelines.store.verification import Verification, verify
-from pipelines.store.videos import MERGED, PER_FRAME, join_frames, merge_chunks, stored_columns
+from pipelines.store.videos import MERGED, PER_FRAME, conformed, join_frames, merge_chunks, stored_columns
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -48,22 +48,30 @@ class VideoFeatures:
     """One video's features.
 
     Args:
-        dinov2: (K, P, D) in the stored dtype.
-        siglip: (K, P, D'), or None where the store has none.
+        features: by name (K, P, D) in the stored dtype.
         frame_index: int64 (K,), position of each loaded frame in the video.
         pts_s: float64 (K,), its time in seconds.
-        similarity: float32 (T,), of every sampled frame.
+        similarity: float32 (T,), of every sampled frame; None in a store without dinov2.
         kept: bool (T,), true for the K frames that were loaded.
         video: the video's row of :meth:`FeatureStore.videos`.
     """
 
-    dinov2: torch.Tensor
-    siglip: torch.Tensor | None
+    features: dict[str, torch.Tensor]
     frame_index: np.ndarray
     pts_s: np.ndarray
-    similarity: np.ndarray
+    similarity: np.ndarray | None
     kept: np.ndarray
     video: dict[str, Any]
+
+    @property
+    def dinov2(self) -> torch.Tensor:
+        """The feature of that name; ``KeyError`` where the store has none."""
+        return self.features["dinov2"]
+
+    @property
+    def siglip(self) -> torch.Tensor | None:
+        """The feature of that name, or None where the store has none."""
+        return self.features.get("siglip")
 
 
 class FeatureStore:
@@ -106,6 +114,10 @@ class FeatureStore:
         storage.write_bytes(storage.join(resolved, FILE_NAME), manifest.to_json())
         return cls(resolved, manifest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as its place and manifest; the copy reads for itself what is there."""
+        return FeatureStore, (self.uri, self.manifest)
+
     def refresh(self) -> None:
         """Forget what was read, so that newer commits are seen."""
         for name in ("commits", "_index", "_positions"):
@@ -140,7 +152,11 @@ class FeatureStore:
 
         Returns:
             video_id, source, num_sampled, num_kept, num_missing (kept but without features), kept.
+
+        Raises:
+            StoreError: frames have no similarity here.
         """
+        self.require(SELECTING, "Selecting frames by similarity")
         videos = self.videos(["video_id", "num_sampled", "similarity", "stored"])
         videos = videos.filter(pc.not_equal(videos["status"], FAILED))
         lists = videos["similarity"].combine_chunks()
@@ -169,12 +185,18 @@ class FeatureStore:
             cap: frames at most, thinned evenly beyond it; None for no cap.
 
         Raises:
-            StoreError: the video is not here or failed, or the threshold asks for frames that were not stored.
+            StoreError: the video is not here or failed, or the threshold asks for frames that were not stored, or
+                frames have no similarity here.
         """
+        if threshold is not None:
+            self.require(SELECTING, "Selecting frames by similarity")
         video = self.row(video_id)
-        similarity = np.asarray(video["similarity"], np.float32)
+        similarity = np.asarray(video["similarity"], np.float32) if self.manifest.selects else None
         stored = np.asarray(video["stored"], bool)
-        kept = stored if threshold is None else _keep(similarity, np.array([len(similarity)]), threshold, cap)
+        kept = stored
+        if threshold is not None:
+            assert similarity is not None
+            kept = _keep(similarity, np.array([len(similarity)]), threshold, cap)
         if bool((kept & ~stored).any()):
             raise StoreError(
                 f"video {video_id[:12]}: threshold {threshold:g} keeps {int(kept.sum())} frames and "
@@ -187,14 +209,45 @@ class FeatureStore:
             for spec in self.manifest.features
         }
         return VideoFeatures(
-            dinov2=features["dinov2"],
-            siglip=features.get("siglip"),
+            features=features,
             frame_index=np.asarray(video["frame_index"], np.int64)[kept],
             pts_s=np.asarray(video["pts_s"], np.float64)[kept],
             similarity=similarity,
             kept=kept,
             video=video,
         )
+
+    def blocks(self, video_id: str, name: str) -> Iterator[torch.Tensor]:
+        """One feature of a video's stored frames in order, (F, P, D) of a few dozen frames at a time.
+
+        Memory does not grow with the length of the video.
+
+        Raises:
+            StoreError: the video is not here or failed.
+        """
+        (spec,) = (spec for spec in self.manifest.features if spec.name == name)
+        video = self.row(video_id)
+        for unit in video["units"]:
+            # Buffered ahead, a file's groups would stay in memory until its last one is read.
+            reader, groups = self._frame_groups(video, unit, pre_buffer=False)
+            for group in groups:
+                yield decode(reader.read_row_group(group, [name])[name], spec)
+
+    def require(self, name: str, what: str) -> None:
+        """Ensure that frames have a feature.
+
+        Args:
+            what: needs it, such as "LLaMA-VID".
+
+        Raises:
+            StoreError: they have not; names those that there are.
+        """
+        names = [spec.name for spec in self.manifest.features]
+        if name not in names:
+            raise StoreError(
+                f"{storage.shown(self.uri)} has features of {', '.join(names)} "
+                f"(model {self.manifest.model.get('name', '?')}). {what} needs {name}: extract with a model that has it"
+            )
 
     def frames(self, video_id: str, columns: list[str] | None = None) -> pa.Table:
         """The rows of the frames table of one video: every sampled frame, in order."""
@@ -279,7 +332,7 @@ class FeatureStore:
 
         with ThreadPoolExecutor(_READERS) as readers:
             tables = [*readers.map(read_compacted, compacted), *readers.map(read_own, own)]
-        return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+        return pa.concat_tables([schema.empty_table(), *(conformed(table, schema) for table in tables)])
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
@@ -310,11 +363,15 @@ class FeatureStore:
 
     def _frame_parts(self, video: dict[str, Any], columns: list[str] | None = None) -> Iterator[pa.Table]:
         for unit in video["units"]:
-            file = self.commits[unit].frames
-            footer = self._footer(file.path)
-            groups = _groups_with(footer, "video_id", video["video_id"])
-            reader = pq.ParquetFile(self._input(file.path), metadata=footer, pre_buffer=True)
+            reader, groups = self._frame_groups(video, unit, pre_buffer=True)
             yield reader.read_row_groups(groups, columns=columns)
+
+    def _frame_groups(self, video: dict[str, Any], unit: str, *, pre_buffer: bool) -> tuple[pq.ParquetFile, list[int]]:
+        """A unit's frames file, and the row groups in it that hold the video."""
+        file = self.commits[unit].frames
+        footer = self._footer(file.path)
+        groups = _groups_with(footer, "video_id", video["video_id"])
+        return pq.ParquetFile(self._input(file.path), metadata=footer, pre_buffer=pre_buffer), groups
 
     def _read_footer(self, path: str) -> pq.FileMetaData:
         return pq.read_metadata(self._input(path))

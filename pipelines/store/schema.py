@@ -13,6 +13,11 @@ from pipelines.store.features import FeatureSpec
 
 FORMAT = "longvu-feature-store"
 FORMAT_VERSION = 2
+# Of stores without DINOv2, whose frames have no similarity and which readers of version 2 cannot use.
+FORMAT_VERSION_UNSELECTED = 3
+
+SELECTING = "dinov2"
+"""The feature that frame selection looks at."""
 
 OK = "ok"
 TRUNCATED = "truncated"
@@ -69,15 +74,17 @@ VIDEOS = _table(
     fps=(pa.float64(), "average frame rate of the container"),
     duration_s=(pa.float64(), "seconds"),
     num_sampled=(pa.int32(), "sampled frames"),
-    num_kept=(pa.int32(), "of these, below the similarity threshold of store.json"),
+    num_kept=(pa.int32(), "of these, below the similarity threshold of store.json; null without dinov2"),
     num_stored=(pa.int32(), "of these, with features"),
     frame_index=(pa.list_(pa.int64()), "position in the video of every sampled frame"),
     pts_s=(pa.list_(pa.float64()), "time of every sampled frame, seconds"),
-    similarity=(pa.list_(pa.float32()), "DINOv2 window similarity of every sampled frame"),
-    kept=(pa.list_(pa.bool_()), "of every sampled frame: similarity below the threshold of store.json"),
+    similarity=(pa.list_(pa.float32()), "DINOv2 window similarity of every sampled frame; null without dinov2"),
+    kept=(pa.list_(pa.bool_()), "of every sampled frame: similarity below the threshold of store.json; null likewise"),
     stored=(pa.list_(pa.bool_()), "of every sampled frame: whether it has features"),
     dinov2_digest=(pa.string(), "digest of the stored dinov2 numbers: sum of SHA-256 halves per frame"),
     siglip_digest=(pa.string(), "digest of the stored siglip numbers, likewise"),
+    eva_digest=(pa.string(), "digest of the stored eva numbers, likewise"),
+    languagebind_digest=(pa.string(), "digest of the stored languagebind numbers, likewise"),
 )
 
 _FILE = pa.struct([("path", pa.string()), ("sha256", pa.string()), ("size_bytes", pa.int64()), ("rows", pa.int64())])
@@ -148,8 +155,8 @@ def frames_schema(features: Iterable[FeatureSpec], *, jpeg: bool, stages: Iterab
         frame_index=(pa.int64(), "position of the frame in the video"),
         pts_s=(pa.float64(), "time of the frame, seconds"),
         window=(pa.int32(), "which window of 16 sampled frames, counted from the start of the video"),
-        similarity=(pa.float32(), "mean cosine to the window, 0 at its centre frame"),
-        kept=(pa.bool_(), "similarity below the threshold of store.json"),
+        similarity=(pa.float32(), "mean cosine to the window, 0 at its centre frame; null without dinov2"),
+        kept=(pa.bool_(), "similarity below the threshold of store.json; null without dinov2"),
     )
     for spec in features:
         columns = columns.append(spec.field())

@@ -17,9 +17,13 @@ from pipelines import storage
 from pipelines.store.commits import Commits, StoredFile
 from pipelines.store.features import add_digests, content_digest, decode, raw_bytes
 from pipelines.store.manifest import StoreManifest
+from pipelines.store.schema import VIDEOS
 
 _READERS = 16
-_COUNTED = ("unit_id", "source", "video_id", "num_sampled", "num_kept", "num_stored", "dinov2_digest", "siglip_digest")
+_COUNTED = (
+    *("unit_id", "source", "video_id", "num_sampled", "num_kept", "num_stored"),
+    *(name for name in VIDEOS.names if name.endswith("_digest")),
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _counts(store: str, manifest: StoreManifest, path: str, deep: bool) -> dict[
         rows = file.read_row_group(group, columns, use_threads=False)
         if not len(rows):
             continue
-        counts = {"num_sampled": len(rows), "num_kept": pc.sum(rows["kept"]).as_py()}
+        counts = {"num_sampled": len(rows)} | ({"num_kept": pc.sum(rows["kept"]).as_py()} if manifest.selects else {})
         total = totals.setdefault(rows["video_id"][0].as_py(), dict.fromkeys(counts, 0))
         total |= {name: total[name] + count for name, count in counts.items()}
         for spec in features:

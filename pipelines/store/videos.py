@@ -26,7 +26,7 @@ _NEEDED = ("source", "version", "status", "error", "message", "retry", "unit_id"
 _JOINED = ("frame_index", "pts_s", "similarity", "kept", "stored")
 _ADDED = ("num_sampled", "num_kept", "num_stored")
 _CAUSE = ("error", "message", "log_tail")
-_DIGESTS = ("dinov2_digest", "siglip_digest")
+_DIGESTS = tuple(name for name in VIDEOS.names if name.endswith("_digest"))
 
 MERGED = pa.schema([field for field in VIDEOS if field.name not in _CHUNK_COLUMNS]).append(
     pa.field("units", pa.list_(pa.string()), metadata={"about": "units that hold its frames, in order"})
@@ -40,6 +40,16 @@ def stored_columns(columns: Iterable[str]) -> list[str]:
     """The columns to read from the videos files for these columns of :data:`MERGED`."""
     wanted = {*columns, *_NEEDED}
     return [name for name in VIDEOS.names if name in wanted]
+
+
+def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a videos file under a schema; columns that are younger than the file are null."""
+    found = set(rows.column_names)
+    columns = [
+        rows[field.name].cast(field.type) if field.name in found else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def merge_chunks(rows: pa.Table) -> pa.Table:

@@ -69,8 +69,8 @@ def frames_dataset(store: FeatureStore) -> pyarrow.dataset.Dataset:
 def ray_dataset(store: FeatureStore, per: Per, threshold: float | None, cap: int | None) -> ray.data.Dataset:
     """Loaded features as a Ray dataset of one row per video or per frame, read in Ray's tasks.
 
-    Columns: video_id, source, frame_index, pts_s, similarity, and a tensor per tower; (K, P, D) per video, (P, D) per
-    frame. Number formats that numpy does not have become float32.
+    Columns: video_id, source, frame_index, pts_s, similarity (with dinov2), and a tensor per tower; (K, P, D) per
+    video, (P, D) per frame. Number formats that numpy does not have become float32.
     """
     import ray.data
 
@@ -104,8 +104,8 @@ def _rows(row: dict[str, Any], uri: str, per: Per, threshold: float | None, cap:
     columns = {
         "frame_index": loaded.frame_index,
         "pts_s": loaded.pts_s,
-        "similarity": loaded.similarity[loaded.kept],
-        **{name: _numpy(getattr(loaded, name)) for name in ("dinov2", "siglip") if getattr(loaded, name) is not None},
+        **({} if loaded.similarity is None else {"similarity": loaded.similarity[loaded.kept]}),
+        **{name: _numpy(features_KPD) for name, features_KPD in loaded.features.items()},
     }
     facts = {"video_id": row["video_id"], "source": loaded.video["source"]}
     if per == "video":
