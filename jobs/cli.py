@@ -26,6 +26,7 @@ JOBS = {
     "export": ("jobs.train:export_main", "a training checkpoint as a model folder, in our layout or the published one"),
     "eval": ("jobs.evaluate:main", "checkpoint or endpoint + benchmark -> scores with error bars; resumes"),
     "compare": ("jobs.evaluate:compare_main", "two evaluations, question by question"),
+    "lineage": ("jobs.lineage:main", "from a run, checkpoint or served model back to every source, and forward"),
     "serve": ("jobs.serve:main", "checkpoint -> OpenAI-compatible endpoint (Ray Serve), with a chat page if asked"),
     "chat": ("jobs.chat:main", "questions about a video in the terminal, with a model here or an endpoint"),
     "caption": ("jobs.caption:main", "captions of a video, camera or address while it plays (VideoLLaMB)"),

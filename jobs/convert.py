@@ -13,6 +13,7 @@ from longvu_model import official
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from pipelines.errors import UserError
+from pipelines.provenance import Provenance
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
         layout = to_ours(options, partial) if official.is_published(source) else to_published(source, partial)
     except official.CheckpointError as error:
         raise UserError(f"{source}: {error}") from None
+    if (origin := Provenance.read(source)) is not None:
+        origin.write(partial)
     partial.rename(destination)
     print(f"{destination}: {layout}")
     return 0

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from pipelines import storage
+
 # Not JSON: the JSON files of a folder decide what its model computes, and this one does not.
 _FILE = "provenance.yaml"
 
@@ -26,3 +28,9 @@ class Provenance:
         """None where a folder does not come from training here."""
         path = folder / _FILE
         return cls(**yaml.safe_load(path.read_text())) if path.is_file() else None
+
+
+def checkpoint_uri(folder: Path) -> str:
+    """What names a model folder in MLflow: the training checkpoint that it was exported from, or itself."""
+    origin = Provenance.read(folder)
+    return origin.checkpoint if origin else storage.resolve(folder)

@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines import storage
 from pipelines.evaluate import report
 from pipelines.evaluate.answers import digest_of
 from pipelines.evaluate.outcomes import Outcome
 from pipelines.evaluate.preparation import Prepared, question_content
 from pipelines.evaluate.results import FORMAT, RESULTS, ROWS, Results, metrics, rows_table, summary
-from pipelines.provenance import Provenance
+from pipelines.provenance import Provenance, checkpoint_uri
+from pipelines.source_table import SCHEMA as SOURCES
+from pipelines.source_table import record_sources
+from pipelines.store import FeatureStore
 from pipelines.store.writer import code_version
-from pipelines.tracking import RunIdentity, TrackedRun
+from pipelines.tracking import DatasetInput, RunIdentity, TrackedRun
 
 _PACKAGES = ("torch", "transformers", "av", "ray", "openai", "mlflow")
 
@@ -31,9 +36,10 @@ def open_run(prepared: Prepared) -> TrackedRun:
     tags = {"task": config.task, "model_digest": prepared.terms.model, "config_digest": config.digest()}
     run.tags({f"longvu.{name}": value for name, value in tags.items()})
     if config.store:
-        store = storage.resolve(config.store)
-        run.tags({"longvu.store": store})
-        run.link_output("extract", store)
+        store = FeatureStore.open(config.store)
+        run.inputs([DatasetInput("store", store.manifest.name, store.manifest.config_digest, store.uri)])
+        run.tags({"longvu.store": store.uri})
+        run.link_output("extract", store.uri)
     origin = Provenance.read(prepared.folder) if prepared.folder else None
     if origin is not None and origin.mlflow_run is not None:
         run.link("train", origin.mlflow_run)
@@ -48,15 +54,30 @@ def publish(prepared: Prepared, results: Results, outcomes: Sequence[Outcome], r
     found["mlflow"] = {"uri": run.uri, "run_id": run.run_id}
     names = _write_reports(prepared, results, outcomes)
     results.write()
+    _record_data(prepared, results, run)
     run.artifacts({name: storage.join(results.uri, name) for name in (*names, ROWS, RESULTS)})
 
 
 def _model_uri(prepared: Prepared) -> str:
-    """The training checkpoint that a model folder was exported from, the folder, or an endpoint's model."""
+    """What names the model in MLflow."""
     if prepared.folder is None:
         return f"{prepared.config.endpoint} {prepared.config.model}"
-    origin = Provenance.read(prepared.folder)
-    return origin.checkpoint if origin else storage.resolve(prepared.folder)
+    return checkpoint_uri(prepared.folder)
+
+
+def _record_data(prepared: Prepared, results: Results, run: TrackedRun) -> None:
+    """The questions, and the media that they were about."""
+    config = prepared.config
+    digest, origin = results.summary["questions_digest"], storage.resolve(config.data)
+    facts = {"num_questions": len(prepared.rows)}
+    run.inputs([DatasetInput("benchmark", config.task, digest, origin, facts)])
+    seen = results.rows.select(["video", "media"]).group_by(["video", "media"]).aggregate([]).to_pylist()
+    # A question whose media failed has no digest, one of the same video may have.
+    known = {row["video"]: row["media"] for row in sorted(seen, key=lambda row: row["media"] or "")}
+    rows = [
+        {"source": video, "video_id": media, "status": "ok" if media else "failed"} for video, media in known.items()
+    ]
+    record_sources(run, results.uri, pa.Table.from_pylist(rows, SOURCES), config.task, origin)
 
 
 def _write_reports(prepared: Prepared, results: Results, outcomes: Sequence[Outcome]) -> list[str]:

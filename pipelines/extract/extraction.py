@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
-import json
 import os
 import secrets
 import sys
@@ -19,22 +17,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract import plan
 from pipelines.extract.config import ExtractConfig
+from pipelines.extract.families import Family
 from pipelines.extract.plan import Unit
 from pipelines.extract.report import ExtractReport, make_report, stage_speeds
 from pipelines.extract.stages import stages_of
-from pipelines.extract.towers import TowerBundle, existing_folder, fingerprint, load_towers, model_folder
+from pipelines.extract.towers import TowerBundle, existing_folder, family_of, fingerprint, load_towers, model_folder
 from pipelines.extract.work import Work, find_work
 from pipelines.progress import Progress
 from pipelines.ray_session import ray_session
+from pipelines.source_table import SCHEMA as SOURCES
+from pipelines.source_table import is_recorded, record_sources
 from pipelines.store.commits import committed_units
 from pipelines.store.compaction import compact
 from pipelines.store.manifest import StoreManifest
 from pipelines.store.reader import FeatureStore
-from pipelines.store.schema import WINDOW_FRAMES
+from pipelines.store.schema import SELECTING, WINDOW_FRAMES
 from pipelines.store.writer import code_version
 from pipelines.tracking import RunIdentity, TrackedRun
 
@@ -63,6 +66,9 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
     if work.nothing_left:
         store = FeatureStore.open(work.store)
         _check_model(config, store)
+        if not is_recorded(store.uri, _sources(store)):  # the run that did the last unit was killed just then
+            with _tracked(config, store) as run:
+                _record_sources(config, store, run)
         return make_report(config, store, work.sources, seconds=time.perf_counter() - started_s)
 
     try:
@@ -71,10 +77,7 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         raise UserError(f"workdir={config.workdir}: cannot be made ({error.strerror}); give another folder") from None
     store, bundle = _open_store(config, work.store)
     run_id = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S-") + secrets.token_hex(3)
-    with TrackedRun(Path(config.workdir), RunIdentity("extract", f"extract {config.name}", work.store)) as run:
-        run.params(config.flat())
-        run.tags({"longvu.store": work.store, "longvu.config_digest": config.digest()})
-        run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
+    with _tracked(config, store) as run:
         units, finished_at_s = _run(config, work, store, bundle, run_id, run)
         compact(work.store, min_units=config.commit.compact_from)
         store.refresh()
@@ -90,7 +93,25 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
             tracked=run.place,
         )
         run.metrics(_metrics(report), step=len(store.commits))
+        _record_sources(config, store, run)
     return report
+
+
+def _tracked(config: ExtractConfig, store: FeatureStore) -> TrackedRun:
+    """The store's run in MLflow; extracting more into the store finds it again."""
+    run = TrackedRun(Path(config.workdir), RunIdentity("extract", f"extract {config.name}", store.uri))
+    run.params(config.flat())
+    run.tags({"longvu.store": store.uri, "longvu.config_digest": config.digest()})
+    run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
+    return run
+
+
+def _sources(store: FeatureStore) -> pa.Table:
+    return store.videos(SOURCES.names).select(SOURCES.names)
+
+
+def _record_sources(config: ExtractConfig, store: FeatureStore, run: TrackedRun) -> None:
+    record_sources(run, store.uri, _sources(store), store.manifest.name, str(config.flat()["source"]))
 
 
 def _run(
@@ -111,6 +132,7 @@ def _run(
         pending = plan.by_cost([*work.pending, *_plan_fresh(config, work, run_id)])
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
         pixels = {name: bundle.pixels(name) for name in bundle.weights}
+        image_pixels = {name: bundle.pixels(name, "image") for name in bundle.weights}
         begin = functools.partial(
             dataflow.extract_units,
             config=config,
@@ -123,6 +145,7 @@ def _run(
                 config.features.jpeg_edge_px,
                 config.decode,
                 tuple(stage.declared.edge_px for stage in stages_of(config.stages)),
+                image_pixels,
             ),
             encode=EncodeSettings(
                 specs=store.manifest.features,
@@ -180,25 +203,43 @@ def _to_the_end(
 
 
 def _open_store(config: ExtractConfig, uri: str) -> tuple[FeatureStore, TowerBundle]:
-    names = ("dinov2", "siglip") if config.features.siglip else ("dinov2",)
     folder = model_folder(config.model, Path(config.workdir))
-    bundle = load_towers(folder, names)
-    manifest = StoreManifest(
+    bundle = load_towers(folder, chosen_features(config, family_of(folder)))
+    model = {"name": config.model, "fingerprint": fingerprint(folder)}
+    return FeatureStore.create(uri, store_manifest(config, bundle, model)), bundle
+
+
+def chosen_features(config: ExtractConfig, family: Family) -> tuple[str, ...]:
+    """The features that are stored for a model of this family.
+
+    Raises:
+        UserError: one is asked for that the family lacks.
+    """
+    try:
+        return family.chosen(*(["siglip"] if config.features.siglip else []))
+    except UserError as error:
+        raise UserError(f"features.siglip=true, model={config.model}: {error}") from None
+
+
+def store_manifest(config: ExtractConfig, bundle: TowerBundle, model: dict[str, str]) -> StoreManifest:
+    """What a store of these towers' features is made with."""
+    names = tuple(bundle.weights)
+    selects = SELECTING in names
+    return StoreManifest(
         name=config.name,
         config=config.flat(),
         config_digest=config.digest(),
         features=tuple(bundle.spec(name, config.features.dtype) for name in names),
         window_frames=WINDOW_FRAMES,
-        keep_threshold=config.keep_threshold,
-        keep_all_below=config.keep_all_below,
+        keep_threshold=config.keep_threshold if selects else None,
+        keep_all_below=config.keep_all_below if selects else None,
         jpeg=config.features.jpeg_edge_px > 0,
         towers={name: bundle.digest(name) for name in names},
-        preprocessing={name: _digest(bundle.pixels(name).facts) for name in names},
-        model={"name": config.model, "fingerprint": fingerprint(folder)},
+        preprocessing={name: bundle.preprocessing(name) for name in names},
+        model=model,
         created_by=code_version(),
         stages={stage.name: stage.columns for stage in stages_of(config.stages)},
     )
-    return FeatureStore.create(uri, manifest), bundle
 
 
 def _check_model(config: ExtractConfig, store: FeatureStore) -> None:
@@ -215,10 +256,6 @@ def _summed_notes(units: Sequence[UnitReport]) -> dict[str, int]:
     return dict(notes)
 
 
-def _digest(facts: object) -> str:
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def _so_far(units: Sequence[UnitReport], now_s: float) -> dict[str, float]:
     metrics = {f"ceiling_frames_per_s.{stage.name}": stage.ceiling for stage in stage_speeds(units, now_s)}
     totals = {name: sum(unit.counts[name] for unit in units) for name in ("sampled", "kept", "failed")}
@@ -229,8 +266,9 @@ def _so_far(units: Sequence[UnitReport], now_s: float) -> dict[str, float]:
 def _metrics(report: ExtractReport) -> dict[str, float]:
     metrics: dict[str, float] = {f"sources.{status}": count for status, count in report.statuses.items()}
     metrics |= {f"failed.{cause.error}": cause.sources for cause in report.causes}
-    metrics |= {"sampled": report.sampled, "kept": report.kept, "stored": report.stored, "seconds": report.seconds}
-    metrics["kept_ratio"] = report.kept / report.sampled if report.sampled else 0.0
+    metrics |= {"sampled": report.sampled, "stored": report.stored, "seconds": report.seconds}
+    if report.kept is not None:
+        metrics |= {"kept": report.kept, "kept_ratio": report.kept / report.sampled if report.sampled else 0.0}
     for stage in report.stages:
         metrics |= {f"ceiling_frames_per_s.{stage.name}": stage.ceiling, f"gap.{stage.name}": stage.gap}
         metrics["frames_per_s"] = stage.achieved

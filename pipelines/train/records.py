@@ -8,11 +8,23 @@ records are given again, and the run leaves out what it has.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.tracking import CHECKPOINT_TAG, RunIdentity, TrackedRun
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import storage
+from pipelines.provenance import Provenance, checkpoint_uri
+from pipelines.source_table import ONLINE, record_sources
+from pipelines.source_table import SCHEMA as SOURCES
+from pipelines.store import FeatureStore
+from pipelines.store.schema import OK
+from pipelines.tracking import CHECKPOINT_TAG, DatasetInput, RunIdentity, TrackedRun
 from pipelines.train.checkpoint import Checkpoint, Progress
+from pipelines.train.manifest import Manifest, open_manifest
 from pipelines.train.run import Run
+from pipelines.video_models.loading import checkpoint_digest
 
 
 class Recorder:
@@ -55,8 +67,41 @@ class Recorder:
             self._tracked = TrackedRun(Path(config.workdir), identity)
             self._tracked.params(config.flat())
             self._tracked.tags({"longvu.config_digest": config.digest(), "longvu.plan_digest": self._run.plan_digest})
-            if config.data.store:
-                self._tracked.tags({"longvu.store": config.data.store})
+            _record_inputs(self._run, self._tracked)
             if self._again is not None:
                 self.add(self._again)
         return self._tracked
+
+
+def _record_inputs(run: Run, tracked: TrackedRun) -> None:
+    """What the run builds on: the model it starts from, the store, the annotations and every medium that they show."""
+    config, folder = run.config, Path(run.model_folder)
+    tracked.uses_model("init", checkpoint_uri(folder), checkpoint_digest(folder))
+    origin = Provenance.read(folder)
+    if origin is not None and origin.mlflow_run is not None:
+        tracked.link("train", origin.mlflow_run)
+    files = {"annotations": (config.data.annotations, run.manifest), "heldout": (config.data.heldout, run.heldout)}
+    manifests = {role: open_manifest(uri) for role, (_, uri) in files.items() if uri is not None}
+    inputs = []
+    for role, manifest in manifests.items():
+        place = storage.resolve(str(files[role][0]))
+        facts = {"num_samples": len(manifest), "num_quarantined": manifest.quarantine.num_rows}
+        inputs.append(DatasetInput(role, place.rpartition("/")[2], manifest.digest, place, facts))
+    if config.data.store:
+        store = FeatureStore.open(config.data.store)
+        inputs.append(DatasetInput("store", store.manifest.name, store.manifest.config_digest, store.uri))
+        tracked.tags({"longvu.store": store.uri})
+        tracked.link_output("extract", store.uri)
+    tracked.inputs(inputs)
+    record_sources(tracked, run.uri, _sources(manifests.values()), config.name, storage.resolve(config.data.media_root))
+
+
+def _sources(manifests: Iterable[Manifest]) -> pa.Table:
+    """Every medium once."""
+    found: dict[str, str | None] = {}
+    for manifest in manifests:
+        media = pc.list_flatten(manifest.table["media"]).combine_chunks()
+        for uri, video_id in zip(media.field("uri").to_pylist(), media.field("video_id").to_pylist(), strict=True):
+            found[uri] = video_id or found.get(uri)
+    rows = [{"source": uri, "video_id": digest, "status": OK if digest else ONLINE} for uri, digest in found.items()]
+    return pa.Table.from_pylist(rows, SOURCES)
