@@ -22,6 +22,7 @@ _ASKED = (
     r"Q[ \t]*\d*|question(?:[ \t]*\d+)?|问题|問題|질문|frage|pregunta|domanda|pergunta|vraag|pytanie|вопрос|soru|"
     r"câu hỏi|pertanyaan"
 )
+_ASKED_LABEL = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[ \t]*(?=\W*[A-Z]\W*$)", re.M | re.I)
 _ASKED_LINE = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
 
 
@@ -46,7 +47,7 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
         return None
     if _QUESTION_LINE.search(text):
         text = _ANSWER_MARKER.sub("\nanswer:", text)
-    text = _ASKED_LINE.sub("", text)
+    text = _ASKED_LINE.sub("", _ASKED_LABEL.sub("answer: ", text))
     tokens = tokenise(text)
     lexicon = lexicon_for(tokens)
     texts = OptionTexts(options, lexicon)

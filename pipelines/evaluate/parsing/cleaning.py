@@ -98,9 +98,14 @@ _LINE_LEAD = re.compile(r"^[ \t]*(?:>[ \t]?)*[ \t]*(?:#{1,6}[ \t]+|[-+*•][ \t]
 _HEADING_TAIL = re.compile(r"[ \t]+#{1,6}[ \t]*$", re.M)
 _RULE = re.compile(r"^[ \t]*(?:[-*_=][ \t]*){3,}$", re.M)
 _LINK = re.compile(r"!?\[([^\[\]\n]*)\]\((?:https?:|#|/|www\.)[^()\n]*\)")
+_BOX = r"(?:\[[ xX✓✗]?\]|[☑✅◉🔘☐⬜◯])"
+_BOXES = re.compile(rf"^[ \t]*{_BOX}[^\n]*?{_BOX}[ \t]*\w[^\n]*$", re.M)
 _CHECKED = re.compile(r"^[ \t]*(?:[-*+][ \t]*)?(?:\[[xX✓✗]\]|\([xX✓]\)|☑|✅|◉|🔘)[ \t]*(?=\S)(.*)$", re.M)
 _UNCHECKED = re.compile(r"^[ \t]*(?:[-*+][ \t]*)?(?:\[[ ]?\]|\([ ]\)|☐|⬜|◯)[ \t]*(?=\S)(.*)$", re.M)
 _BOLD_ITEM = re.compile(r"^[ \t]*(?:[-*+][ \t]+)?(?:\*\*|__)\s*\(?[A-Za-z][).:][^\n*_]*(?:\*\*|__)[ \t]*[^\n\w]*$")
+_BULLET = r"^[ \t]*(?:[-*+•]|\d{1,2}[.)])[ \t]+"
+_BOLD_BULLET = re.compile(_BULLET + r"(?:\*\*[^\n*]+\*\*|__[^\n_]+__)[ \t]*$")
+_ANY_BULLET = re.compile(_BULLET + r"\S")
 _PLAIN_ITEM = re.compile(r"^[ \t]*(?:[-*+][ \t]+)?\(?[A-Za-z][).:]\s*\S")
 
 
@@ -194,11 +199,14 @@ def _first_turn(text: str) -> str:
 
 def _marked_items(text: str) -> str:
     """Write the mark of a ticked, or of the only bold, item of a list as a tick behind it."""
+    text = _BOXES.sub(lambda line: re.sub(f"(?={_BOX})", "\n", line[0]), text)
     ticked = _CHECKED.sub(lambda line: f"{line[1]} ✓", text)
     text = _UNCHECKED.sub(lambda line: f"{line[1]} ✗" if ticked != text else line[1], ticked)
     lines = text.split("\n")
     bold = [index for index, line in enumerate(lines) if _BOLD_ITEM.match(line)]
     items = sum(bool(_PLAIN_ITEM.match(line)) for line in lines)
+    if not bold and sum(bool(_ANY_BULLET.match(line)) for line in lines) > 2:
+        bold, items = [index for index, line in enumerate(lines) if _BOLD_BULLET.match(line)], 1
     if len(bold) == 1 and items >= 1:
         lines[bold[0]] += " ✓"
     return "\n".join(lines)

@@ -84,7 +84,9 @@ def _read_walk(elements: Sequence[Element], items: list[Mention], named: Sequenc
         end: of the sentence of the last item.
     """
     stops = [*(item.first for item in items[1:]), end]
-    verdicts = [_verdict(elements, item, stop) for item, stop in zip(items, stops, strict=True)]
+    verdicts = [
+        _verdict(elements, item, _less_negation(elements, stop)) for item, stop in zip(items, stops, strict=True)
+    ]
     rejected = [n for n, item in enumerate(items) if verdicts[n] is False or item.role == REJECTED]
     right = [n for n, item in enumerate(items) if verdicts[n] is True and item.role != REJECTED]
     head_chosen = not right and rejected == list(range(1, len(items))) and items[0].role == CHOSEN
@@ -99,6 +101,14 @@ def _read_walk(elements: Sequence[Element], items: list[Mention], named: Sequenc
             item.role, item.weak = CHOSEN, False
         else:
             item.role = IGNORED
+
+
+def _less_negation(elements: Sequence[Element], stop: int) -> int:
+    """``A, not B``: the negation before an item is said of it, not of the one before."""
+    place = stop - 1
+    while place > 0 and elements[place].kind == "mark":
+        place -= 1
+    return place if elements[place].tags & {"not", "reject"} and elements[place].text != "✗" else stop
 
 
 def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | None:
@@ -119,9 +129,13 @@ def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | No
                 verdict = False
         elif "wrong" in one.tags:
             verdict = None if negated else False
-        elif one.tags & {"right", "yes"} and "filler" not in one.tags and (verdict is not False or not negated):
+        elif _approves(one) and (verdict is not False or not negated):
             verdict = not negated
     return verdict
+
+
+def _approves(one: Element) -> bool:
+    return "likely" in one.tags or (bool(one.tags & {"right", "yes"}) and "filler" not in one.tags)
 
 
 def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) -> None:
@@ -233,6 +247,10 @@ class _Timeline:
         elif mention.final and level == _STRONG and not mention.group:
             self._choices.clear()
             self._unsettled = False
+        elif level == _WEAK and not mention.group and any(choice.labels > mention.labels for choice in self._choices):
+            # One of several, singled out.
+            self._choices = [choice for choice in self._choices if not choice.labels > mention.labels]
+            level = _STRONG
         self._choices.append(_Choice(mention.labels, level))
 
     def _answer_to_question(self, sentence: Sentence) -> None:

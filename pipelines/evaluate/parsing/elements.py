@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipelines.evaluate.parsing.characters import label_letter
 from pipelines.evaluate.parsing.option_texts import Found
 from pipelines.evaluate.parsing.tokens import Token
-from pipelines.evaluate.parsing.vocabulary import Lexicon
+from pipelines.evaluate.parsing.vocabulary import Lexicon, is_answer_name
 
 OPENING, CLOSING = "([{<\"'", ")]}>\"'"
 ITEM_MARKS = ".):]、,-–"
@@ -164,7 +164,7 @@ def _belongs_to_a_word(tokens: Sequence[Token], index: int) -> bool:
         if before.kind == "word" and before.text.isascii():
             return True
         if before.text in "-_" and before.glued and index > 1 and tokens[index - 2].kind in ("word", "number"):
-            return tokens[index - 2].text.isascii()
+            return tokens[index - 2].text.isascii() and not is_answer_name(tokens[index - 2].text)
         if before.text in "'@" and index > 1 and before.glued and tokens[index - 2].kind == "word":
             return True
     if after is not None and after.glued:

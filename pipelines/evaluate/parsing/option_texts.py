@@ -26,6 +26,7 @@ _CJK_DIGITS = dict(zip("零〇一二两兩三四五六七八九", "0012223456789
 _CJK_COUNT = re.compile(
     r"^[个個只名位人次件条條辆輛张張本种種年月日点點分秒米块塊つ回番台匹頭枚杯度倍步隻頂岁歲元号號、。,.]?$"
 )
+_FIRST_LETTER = re.compile(r"[A-Z](?= \w)")
 _OWN_LABEL = r"\s*[(\[<{{\"']?\s*{letter}\s*(?:[)\]>}}\"'.:、,)\-–]|\s-)+\s*(?=\S)"
 
 
@@ -74,7 +75,9 @@ class OptionTexts:
     def __init__(self, options: Sequence[str], lexicon: Lexicon) -> None:
         self.labels = [chr(ord("A") + index) for index in range(len(options))]
         self._lexicon = lexicon
-        self._spellings = [spelling for label, text in self._texts(options) for spelling in self._spell(label, text)]
+        texts = list(self._texts(options))
+        self._lettered = len({match[0] for _, text in texts if (match := _FIRST_LETTER.match(text))}) > 1
+        self._spellings = [spelling for label, text in texts for spelling in self._spell(label, text)]
 
     def _texts(self, options: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Each label with its text, and with its text less the label that all of them begin with."""
@@ -99,7 +102,8 @@ class OptionTexts:
         inside = tokens[: tokens.index(words[-1])]
         marks = sum(token.kind == "mark" and token.text in ".,;:!?" for token in inside)
         letters, names = _named(tokens)
-        for articles in (False, True) if letters else (False,):
+        lettered = self._lettered and words[0].text == "A"
+        for articles in (True,) if lettered else (False, True) if letters else (False,):
             yield _Spelling(label, _bare(text), self._text(tokens, articles).string, articles, marks, letters, names)
 
     def equal(self, tokens: Sequence[Token]) -> frozenset[str]:
@@ -255,6 +259,8 @@ class OptionTexts:
         inside = sum(token.kind == "mark" and token.text in ".,;:!?" for token in tokens[start : end - 1])
         if inside > spelling.marks or sum(token.kind == "newline" for token in tokens[start:end]) > 1:
             return False
+        if "," in spelling.raw and _goes_on(tokens, start, end):
+            return False
         letters, names = _named(tokens[start:end])
         if letters < spelling.names or names > spelling.letters:
             return False
@@ -291,6 +297,12 @@ class OptionTexts:
             return False
         fraction = after.kind == "number" and "/" in after.norm
         return not (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or fraction)
+
+
+def _goes_on(tokens: Sequence[Token], start: int, end: int) -> bool:
+    """A list of numbers that has more of them."""
+    ends = [tokens[start - 2 : start + 1] if start > 1 else [], tokens[end - 1 : end + 2]]
+    return any([token.kind for token in part] == ["number", "mark", "number"] and part[1].text == "," for part in ends)
 
 
 def _joined(left: Token, right: Token, beyond_left: Token | None = None, beyond_right: Token | None = None) -> bool:

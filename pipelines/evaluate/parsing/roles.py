@@ -11,15 +11,27 @@ from pipelines.evaluate.parsing.statements import (
     IGNORED,
     PLAIN,
     REJECTED,
-    Mention,
     Sentence,
     mentions_of,
 )
+from pipelines.evaluate.parsing.surroundings import Surroundings
 
 _CUES = {"answer", "choose", "right"}
-_THAT = {"dass", "daß", "что", "że", "that", "hogy", "att", "dat"}
-_SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
-_REACH = 120
+_FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my", "lets"}
+_PREPOSITIONS = {"to", "of", "in", "on", "at", "for", "from", "with", "by", "as", "like", "the", "a", "an"}
+# What is told apart by letters in a scene.
+_LETTERED = {
+    "scene", "frame", "clip", "camera", "figure", "grade", "rating", "score", "size", "type", "gate", "platform",
+    "room", "row", "seat", "section", "level", "player", "person", "team", "group", "plan", "vitamin", "point",
+    "track", "line", "key", "lane", "terminal", "exhibit", "class", "category", "confidence", "note", "chord",
+    "bus", "train", "building", "block", "hall", "door", "table", "house",
+}  # fmt: skip
+_SEQUENCE = {"then", "afterwards", "afterward", "later", "next", "subsequently"}
+_ONLY = {"only", "just"}
+# Of things in the scene these are events, of labels comparisons.
+_OUTDOES = {"beats", "ahead", "resembles"}
+# Words between an option and the noun that calls it the answer.
+_PREDICATE = 8
 
 
 def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: bool) -> None:
@@ -36,27 +48,13 @@ def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: boo
         _Reader(elements, sentence, mention, first, last).read()
 
 
-class _Reader:
+class _Reader(Surroundings):
     """The role of one mention in its sentence."""
-
-    def __init__(
-        self, elements: Sequence[Element], sentence: Sentence, mention: Mention, first: bool, last: bool
-    ) -> None:
-        self.elements, self.mention = elements, mention
-        # A word farther away than this says nothing of the mention.
-        self.sentence = Sentence(
-            max(sentence.start, mention.first - _REACH),
-            min(sentence.end, mention.last + _REACH),
-            sentence.question,
-            sentence.opens_line,
-        )
-        self.first, self.last = first, last
 
     def read(self) -> None:
         mention = self.mention
-        self._walked = self._right_walk()
-        left, right = self._left() | self._tags(mention.first, mention.last) - {"and", "or"}, self._right()
-        before = self._tags(self._clause_start(), mention.first)
+        left, right = self.left() | self.tags(mention.first, mention.last) - {"and", "or"}, self.right()
+        before = self.tags(self.clause_start(), mention.first)
         mention.hedged = "maybe" in left | right | before
         announced = bool(left & _CUES) and not (
             "list" in left and not left & {"right", "be", "final", "choose"} and mention.group
@@ -70,10 +68,10 @@ class _Reader:
             mention.role = REJECTED
             return
         called = self._called_right(right)
-        alone = self._closed()
+        alone = self.closed()
         stands = self._stands(left)
         mention.final = "final" in left | before and (
-            mention.kind == "label" or bool(left & _CUES) or self._after_colon()
+            mention.kind == "label" or bool(left & _CUES) or self.after_colon()
         )
         functional = any(
             one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text"
@@ -100,197 +98,44 @@ class _Reader:
             return
         if self._in_reason() and not announced and not called:
             mention.role = EXPLAINED
-        elif alone and not announced and not called and self._but_follows():
+        elif (
+            self._also()
+            or (self._then() and not announced and not called)
+            or (alone and not announced and not called and self._but_follows())
+        ):
             mention.role = PLAIN
-        elif announced or called or alone or (stands and not functional) or (functional and self._opens()):
+        elif (
+            announced
+            or called
+            or alone
+            or (stands and not functional)
+            or (functional and self.opens())
+            or self._cleft()
+        ):
             mention.role = CHOSEN
         elif functional:
             mention.role = IGNORED
         else:
             mention.role = PLAIN
 
-    def _tags(self, start: int, end: int) -> set[str]:
-        return {tag for one in self.elements[start:end] if one.kind == "tag" for tag in one.tags}
-
-    def _left(self) -> set[str]:
-        """Tags of the words before the mention, back to the first that says something else."""
-        tags: set[str] = set()
-        index = self.mention.first - 1
-        while index >= self.sentence.start:
-            one = self.elements[index]
-            if one.kind == "tag":
-                if one.tags & {"because", "but", "although", "if", "and", "or"} and not one.tags & {
-                    "answer",
-                    "be",
-                    "filler",
-                    "right",
-                }:
-                    tags |= one.tags & {"because", "but"}
-                    break
-                if one.tags & {"not_after", "reject_after", "than_after"} and not one.tags & {"not", "reject"}:
-                    break
-                if one.tags & {"wrong", "right"} and self._said_of_another(index):
-                    break
-                tags |= one.tags
-            elif one.kind == "mark" and one.text == ",":
-                if not self._positive_before(index):
-                    tags |= self._denied_before(index)
-                    break
-            elif one.kind == "newline" or (one.kind == "mark" and one.text in _SOFT_MARKS + ".!"):
-                pass
-            else:
-                break
-            index -= 1
-        return tags
-
-    def _said_of_another(self, index: int) -> bool:
-        """A verdict right behind another mention belongs to that one: ``A wrong B right``."""
-        for one in reversed(self.elements[self.sentence.start : index]):
-            if one.mention:
-                return True
-            if one.kind != "tag" or not one.tags & {"be", "not", "filler"}:
-                return False
-        return False
-
-    def _positive_before(self, comma: int) -> bool:
-        """The clause before a comma may announce what follows it, if it names and denies nothing."""
-        start = comma
-        while start > self.sentence.start and not (
-            self.elements[start - 1].kind == "mark" and self.elements[start - 1].text == ","
-        ):
-            start -= 1
-        part = self.elements[start:comma]
-        tags = self._tags(start, comma)
-        return not any(one.mention for one in part) and not tags & {
-            "not",
-            "wrong",
-            "reject",
-            "than",
-            "if",
-            "although",
-            "because",
-            "refuse",
-            "no",
-            "ask",
-        }
-
-    def _denied_before(self, comma: int) -> set[str]:
-        """``I do not think, that it is B`` with the comma that other languages put there."""
-        after = self.elements[comma + 1] if comma + 1 < self.mention.first else None
-        if (
-            after is None
-            or after.text not in _THAT
-            or any(one.mention for one in self.elements[self.sentence.start : comma])
-        ):
-            return set()
-        return self._tags(self.sentence.start, comma) & {"not"}
-
-    def _right(self) -> set[str]:
-        """Tags of the words behind the mention, up to the first that says something else."""
-        return {tag for tags in self._walked for tag in tags}
-
-    def _right_walk(self) -> list[frozenset[str]]:
-        walked: list[frozenset[str]] = []
-        index = self.mention.last + 1
-        while index < self.sentence.end:
-            one = self.elements[index]
-            if one.kind == "mark" and one.text in "([":
-                closing = next(
-                    (n for n in range(index, min(index + 40, self.sentence.end)) if self.elements[n].text in ")]"), None
-                )
-                inner = self._tags(index, closing) if closing else set()
-                if closing and any(e.mention for e in self.elements[index:closing]):
-                    break
-                if closing and not inner & {"right", "wrong", "not", "yes", "no"}:
-                    index = closing + 1
-                    continue
-            elif one.kind == "mark" and one.text in ",:–-.":
-                if not self._verdict_at(index + 1):
-                    break
-            elif one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|":
-                pass
-            elif one.kind == "tag":
-                if one.tags & {
-                    "because",
-                    "but",
-                    "although",
-                    "if",
-                    "and",
-                    "or",
-                    "than",
-                    "so",
-                    "mend",
-                    "undo",
-                } and not one.tags & {"be", "answer", "right", "filler", "not_after"}:
-                    break
-                walked.append(one.tags)
-            else:
-                break
-            index += 1
-        return walked
-
-    def _verdict_at(self, index: int) -> bool:
-        """A verdict on what stands before: ``A: wrong``, ``A, which is right``."""
-        while index < self.sentence.end and (
-            (self.elements[index].kind == "mark" and self.elements[index].text in "(\"'[")
-            or (
-                self.elements[index].kind == "tag"
-                and self.elements[index].tags & {"be", "filler", "maybe", "not"}
-                and not self.elements[index].tags & {"right", "wrong", "no", "yes"}
-            )
-        ):
-            index += 1
-        if index >= self.sentence.end or self.elements[index].kind != "tag":
-            return False
-        tags = self.elements[index].tags
-        if not tags & {"right", "wrong", "no", "yes"}:
-            return False
-        rest = self.elements[index + 1 : self.sentence.end]
-        upto = next((n for n, one in enumerate(rest) if one.kind == "mark" and one.text in ",;.–"), len(rest))
-        return not any(one.mention for one in rest[:upto]) and not any(
-            "answer" in one.tags for one in rest[:upto] if "be" in tags
-        )
-
-    def _clause_start(self) -> int:
-        index = self.mention.first
-        while index > self.sentence.start:
-            one = self.elements[index - 1]
-            if (one.kind == "mark" and one.text in ",;–—:") or (
-                one.kind == "tag" and one.tags & {"but", "so", "because"} and not one.tags & {"be", "filler"}
-            ):
-                break
-            index -= 1
-        return index
-
-    def _clause_end(self) -> int:
-        index = self.mention.last + 1
-        while index < self.sentence.end:
-            one = self.elements[index]
-            if (one.kind == "mark" and one.text in ",;–—:.!?(") or (
-                one.kind == "tag"
-                and one.tags & {"but", "so", "because", "although", "mend", "if"}
-                and not one.tags & {"be", "filler", "answer"}
-            ):
-                break
-            index += 1
-        return index
-
     def _ignored(self, left: set[str], before: set[str]) -> bool:
         """Questions, conditions, comparisons, other people's and earlier views."""
         sentence = self.sentence
         if sentence.question and not self._tag_question():
             return True
-        if self._compared() or any("than_after" in tags for tags in self._walked[:1]):
+        if self._compared() or any("than_after" in tags for tags in self.walked[:1]):
             return True
-        if any("first" in tags for tags in self._walked) or self._said_by_another():
+        if any("first" in tags for tags in self.walked) or self._said_by_another() or self._is_name():
             return True
-        if "first" in self._tags(sentence.start, self.mention.first) & {"first"} and not self._after(
+        if {"others", "choose"} <= self.right():
+            return True
+        if "first" in self.tags(sentence.start, self.mention.first) & {"first"} and not self.after(
             "but", "mend", "so", "first"
         ):
             return True
         if self._conditional():
             return True
-        if "although" in before and not self._after("but", "so", "answer", "although") and self._conceded():
+        if "although" in before and not self.after("but", "so", "answer", "although") and self._conceded():
             return True
         if (
             "others" in before
@@ -300,24 +145,24 @@ class _Reader:
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
 
-    def _after(self, *tags: str) -> bool:
-        """One of the first tags stands between the last word tagged ``tags[-1]`` and the mention."""
-        *wanted, scope = tags
-        seen = False
-        for one in self.elements[self.sentence.start : self.mention.first]:
-            if one.kind == "tag" and scope in one.tags:
-                seen = False
-            elif one.kind == "tag" and one.tags & set(wanted):
-                seen = True
-        return seen
+    def _is_name(self) -> bool:
+        """``scene C``, ``Grade: B``: the letter names a thing."""
+        if self.mention.kind != "label" or self.mention.first == self.sentence.start:
+            return False
+        place = self.mention.first - 1
+        while place > self.sentence.start and self.elements[place].text in ":-":
+            place -= 1
+        return self.elements[place].text.casefold() in _LETTERED
 
     def _compared(self) -> bool:
         """*Than* stands before the mention; a word that is also *that* counts only behind another mention."""
-        part = self.elements[self._clause_start() : self.mention.first]
+        part = self.elements[self.clause_start() : self.mention.first]
         for index in range(len(part) - 1, -1, -1):
             one = part[index]
             if one.kind == "tag" and "than" in one.tags:
-                if not one.tags & {"filler", "be", "and"}:
+                if not one.tags & {"filler", "be", "and"} and not (
+                    self.mention.kind == "text" and one.text in _OUTDOES
+                ):
                     return True
                 if any(earlier.mention for earlier in part[:index]):
                     return True
@@ -347,7 +192,8 @@ class _Reader:
         """``"B", says he``."""
         following = (one for one in self.elements[self.mention.last + 1 : self.sentence.end] if one.kind != "mark")
         after = next(following, None)
-        return after is not None and "others" in after.tags
+        bare = self.mention.kind == "label" and self.mention.first == self.mention.last
+        return after is not None and ("say" in after.tags or (bare and "others" in after.tags))
 
     def _conditional(self) -> bool:
         reason = False
@@ -358,24 +204,24 @@ class _Reader:
             if "if" in one.tags and not one.tags & {"maybe", "answer", "no", "yes", "final"}:
                 opens = index == self.sentence.start or self.elements[index - 1].kind in ("mark", "newline")
                 if opens or not one.tags & {"be", "filler", "not"}:
-                    return not (reason and self.mention.first < index) and not self._after("but", "if")
+                    return not (reason and self.mention.first < index) and not self.after("but", "if")
             if "because" in one.tags and index > self.mention.last:
                 reason = True
         return False
 
     def _rejected(self, left: set[str], right: set[str], before: set[str]) -> bool:
-        negated = bool(left & {"not", "refuse"}) or (("no" in left) and self._directly("no"))
+        negated = bool(left & {"not", "refuse"}) or (("no" in left) and self.directly("no"))
         if (
             left & {"reject"}
             or ("wrong" in left and "answer" in left and not negated)
-            or ("wrong" in left and self._heads("wrong"))
+            or ("wrong" in left and self.heads("wrong"))
         ):
             return not negated or "reject" not in left
         if negated and not ("maybe" in left and not left & {"not", "refuse"}):
             return True
         if self.mention.kind == "text" and before & {"not", "refuse"}:
             return True
-        walked = self._walked
+        walked = self.walked
         flat = [tag for tags in walked for tag in tags]
         if {"not_after", "reject_after"} & set(flat):
             return True
@@ -392,27 +238,12 @@ class _Reader:
             and not any(tags & {"right", "yes"} for tags in walked)
         )
 
-    def _directly(self, tag: str) -> bool:
-        """The word before the mention, articles and copulas aside, is tagged so, with no comma between."""
-        for one in reversed(self.elements[self.sentence.start : self.mention.first]):
-            if one.kind == "tag" and tag in one.tags:
-                return True
-            if one.kind != "tag" or not one.tags & {"filler", "be", "answer"}:
-                return False
-        return False
-
-    def _heads(self, tag: str) -> bool:
-        """``wrong: A``: the tag stands before a colon before the mention."""
-        part = self.elements[self.sentence.start : self.mention.first]
-        colons = [n for n, one in enumerate(part) if one.kind == "mark" and one.text == ":"]
-        return bool(colons) and any(tag in one.tags for one in part[: colons[-1]] if one.kind == "tag")
-
     def _called_right(self, right: set[str]) -> bool:
-        walked = self._walked
+        walked = self.walked
         flat = {tag for tags in walked for tag in tags}
         if "not" in flat or "wrong" in flat:
             return False
-        if flat & {"right", "choose"} or (flat & {"yes"} and self._after_dash()):
+        if flat & {"right", "choose"} or (flat & {"yes"} and self.after_dash()):
             return True
         nouns = [n for n, tags in enumerate(walked) if "answer" in tags]
         if nouns and any("be" in tags or "filler" in tags for tags in walked[: nouns[0] + 1]):
@@ -420,11 +251,29 @@ class _Reader:
             return not any(one.mention for one in following[: nouns[0] + 2])
         if nouns and self.elements[self.mention.last + 1].kind == "tag":
             return True
-        return "maybe" in flat and "be" in flat
+        return ("maybe" in flat and "be" in flat) or self._the_answer() or self._alone_suits()
 
-    def _after_dash(self) -> bool:
-        nxt = self.elements[self.mention.last + 1] if self.mention.last + 1 < self.sentence.end else None
-        return nxt is not None and nxt.kind == "mark"
+    def _the_answer(self) -> bool:
+        """``B seems like the most sensible choice``: whatever adjective stands between article and noun."""
+        seen: set[str] = set()
+        for count, one in enumerate(self.elements[self.mention.last + 1 : self.sentence.end]):
+            if (
+                one.mention
+                or one.kind == "mark"
+                or count > _PREDICATE
+                or one.tags & {"not", "wrong", "no", "than", "if"}
+            ):
+                return False
+            if "be" in seen and "the" in seen and "answer" in one.tags:
+                return True
+            seen |= one.tags | ({"the"} if one.text == "the" else set())
+        return False
+
+    def _alone_suits(self) -> bool:
+        """``Only B is visible``."""
+        before = self.elements[max(self.sentence.start, self.mention.first - 2) : self.mention.first]
+        only = any(one.text in _ONLY for one in before if one.kind == "tag")
+        return only and any("be" in tags for tags in self.walked[:1]) and not self.mention.group
 
     def _but_follows(self) -> bool:
         """``X, but Y``: the sentence goes on to another option."""
@@ -435,72 +284,19 @@ class _Reader:
             seen = seen or "but" in one.tags
         return False
 
-    def _closed(self) -> bool:
-        """Nothing in the clause but words without content of their own."""
-        start, end = self._clause_start(), self._clause_end()
-        return all(one.kind != "word" for one in self.elements[start:end])
-
-    def _after_colon(self) -> bool:
-        index = self.mention.first - 1
-        while (
-            index >= self.sentence.start
-            and self.elements[index].kind == "mark"
-            and self.elements[index].text in "\"'(["
-        ):
-            index -= 1
-        return index >= self.sentence.start and self.elements[index].text == ":"
-
-    def _opens(self) -> bool:
-        """The mention opens the sentence and is set off."""
-        before = self.elements[self.sentence.start : self.mention.first]
-        if any(
-            not (
-                one.kind in ("mark", "newline")
-                or (
-                    one.kind == "tag"
-                    and one.tags <= {"yes", "no", "so", "final", "mend", "filler", "be", "maybe"}
-                    and self.mention.kind == "label"
-                )
-            )
-            for one in before
-        ):
-            return False
-        return self._set_off()
-
-    def _set_off(self) -> bool:
-        index = self.mention.last + 1
-        if index >= self.sentence.end:
-            return True
-        one = self.elements[index]
-        if self.elements[self.mention.first].kind == "label" and self.mention.last > self.mention.first:
-            return True
-        if one.kind == "mark" and one.text in "'\"":
-            after = self.elements[index + 1] if index + 1 < self.sentence.end else None
-            return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
-        if one.kind == "newline" or (one.kind == "mark" and one.text not in "*?"):
-            return True
-        return (
-            one.kind == "tag"
-            and bool(one.tags & {"because", "mend", "than", "but", "not"})
-            and not one.tags & {"filler", "be"}
-        )
-
     def _stands(self, left: set[str]) -> bool:
         """It opens or closes its sentence set off from the rest, where that makes it the answer."""
         sentence, mention = self.sentence, self.mention
         if self._in_reason():
             return False
-        if self._opens():
+        if mention.first == sentence.start and self._does():
+            return True
+        if self.opens():
             nxt = self.elements[mention.last + 1] if mention.last + 1 < sentence.end else None
             comma = nxt is not None and nxt.kind == "mark" and nxt.text == ","
-            whole = self._closed_sentence()
-            return (
-                whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self._closed())
-            )
+            whole = self.closed_sentence()
+            return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self.closed())
         return self._closes(left)
-
-    def _closed_sentence(self) -> bool:
-        return all(one.kind != "word" for one in self.elements[self.sentence.start : self.sentence.end])
 
     def _closes(self, left: set[str]) -> bool:
         """``..., B.`` at the end of the reply; ``... so B``; ``...: B`` at the end of the sentence."""
@@ -510,19 +306,69 @@ class _Reader:
         before = next(
             (one for one in reversed(self.elements[sentence.start : mention.first]) if one.text not in "\"'"), None
         )
-        if ("so" in left and self._closed()) or (mention.kind == "label" and self._it_is()):
+        if ("so" in left and self.closed()) or (mention.kind == "label" and self._is_complement()):
             return True
         if before is None or before.kind != "mark":
             return False
         if before.text in ":→=":
             return not left & {"ask", "because", "list"} and self._colon_answers()
-        return self.last and before.text in ",–-([" and self._closed()
+        remark = mention.kind == "label" and before.text == "(" and len(sentence.mentions) == 1
+        return self.last and before.text in ",–-([" and (self.closed() or remark)
 
-    def _it_is(self) -> bool:
-        """``it is`` stands before the mention."""
-        before = self.elements[max(self.sentence.start, self.mention.first - 2) : self.mention.first]
-        copula = len(before) == 2 and "be" in before[1].tags and "filler" not in before[1].tags
-        return copula and bool(before[0].tags & {"filler"})
+    def _is_complement(self) -> bool:
+        """``it is B``; of other subjects only where B was named as a label before or *but* leads up to it."""
+        if self.it_is():
+            return True
+        if self.mention.group or self.mention.first == self.sentence.start:
+            return False
+        place = self.mention.first - 1
+        while place > self.sentence.start and self.elements[place].text in "([\"'":
+            place -= 1
+        verb = self.elements[place]
+        if verb.kind == "tag" and "be" in verb.tags and "not" not in verb.tags:
+            named = (one for one in self.elements[: self.mention.first] if one.kind == "label")
+            joined = self.mention.first < self.mention.last
+            return joined or "what" in self._words_before() or any(one.labels & self.mention.labels for one in named)
+        clause = self.elements[self.clause_start() - 1] if self.clause_start() > self.sentence.start else verb
+        earlier = any(one.kind == "label" for one in self.elements[self.sentence.start : self.clause_start()])
+        leads = verb.text not in _PREPOSITIONS and "and" not in verb.tags and "but" in clause.tags and earlier
+        return leads or self._first_person()
+
+    def _first_person(self) -> bool:
+        """``I'd put my money on C``: what the speaker does with an option, unless that is a thing's name."""
+        part = [one for one in self.elements[self.clause_start() : self.mention.first] if one.kind != "mark"]
+        speaks = any(one.text in _FIRST_PERSON for one in part[:2])
+        if any(one.mention for one in part):
+            return False
+        return speaks and part[-1].kind == "tag" and part[-1].text not in ("a", "an", "the", "see", "of")
+
+    def _words_before(self) -> set[str]:
+        return {one.text for one in self.elements[self.sentence.start : self.mention.first]}
+
+    def _cleft(self) -> bool:
+        """``It is the cat that jumps``."""
+        before = [one for one in self.elements[self.sentence.start : self.mention.first] if one.kind != "mark"]
+        copula = [n for n, one in enumerate(before) if "be" in one.tags]
+        if not copula or any(one.kind != "tag" or one.tags & {"not", "or", "if"} for one in before):
+            return False
+        after = self.elements[self.mention.last + 1 : self.mention.last + 2]
+        it = before[copula[0]].text in ("its", "cest") or (copula[0] > 0 and before[copula[0] - 1].text == "it")
+        return it and bool(after) and after[0].text in ("that", "who", "which", "whom")
+
+    def _then(self) -> bool:
+        """``then she gets angry``: one event after another."""
+        clause = {one.text for one in self.elements[self.clause_start() : self.mention.first]}
+        return bool(clause & _SEQUENCE)
+
+    def _does(self) -> bool:
+        """``C does.``"""
+        said = [one.text for one in self.elements[self.mention.last + 1 : self.sentence.end] if one.kind != "mark"]
+        return said in (["does"], ["did"], ["do"], ["is"], ["it", "is"], ["then"])
+
+    def _also(self) -> bool:
+        """``it could also be B``: one more possibility."""
+        clause = [one.text for one in self.elements[self.clause_start() : self.mention.first]]
+        return "also" in clause and bool({"could", "might", "may"} & set(clause))
 
     def _colon_answers(self) -> bool:
         part = self.elements[self.sentence.start : self.mention.first]
@@ -534,7 +380,7 @@ class _Reader:
             return False
         index = self.mention.last + 1
         rest = [one for one in self.elements[index : self.sentence.end] if one.kind not in ("newline",)]
-        if self._after_colon():
+        if self.after_colon():
             return False
         return (
             bool(rest)
@@ -546,4 +392,13 @@ class _Reader:
         return any(
             one.kind == "tag" and "because" in one.tags and not one.tags & {"filler", "be"}
             for one in self.elements[self.sentence.start : self.mention.first]
-        ) and not self._after("so", "answer", "choose", "because")
+        ) and not (self.after("so", "answer", "choose", "because") or self._main_clause())
+
+    def _main_clause(self) -> bool:
+        """``since a knife is seen, B``: the option alone behind the comma that ends the reason."""
+        start, end = self.clause_start(), self.clause_end()
+        comma = start > self.sentence.start and self.elements[start - 1].text == ","
+        joined = self.mention.first == start and not any(
+            one.kind != "mark" for one in self.elements[self.mention.last + 1 : end]
+        )
+        return comma and joined and not self.mention.group and end >= self.sentence.end - 1

@@ -44,6 +44,8 @@ class Mention:
         hedged: said with doubt.
         final: said to be final.
         group: several options named together.
+        weak: called so with less force than by an announcement.
+        complete: a group whose last member has been joined by *and* or *or*.
     """
 
     labels: frozenset[str]
@@ -56,6 +58,7 @@ class Mention:
     group: bool = False
     item: bool = False
     weak: bool = False
+    complete: bool = False
 
 
 @dataclass
@@ -153,11 +156,12 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
         return Mention(left.labels, "label", left.first, right.last, group=True)
     if left.kind != right.kind and not left.group:
         return None
+    between = _less_remarks(between, elements[right.last + 1 : right.last + 2])
     connected = False
     lead = elements[left.first - 1].tags if left.first else frozenset()
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
-            connected = not (one.text == "," and lead & {"than", "although", "mend"})
+            connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"}))
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
         elif not (
@@ -167,5 +171,16 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
             return None
     if connected or (not between and left.kind == "label"):
         labels = left.labels | right.labels
-        return Mention(labels, right.kind, left.first, right.last, group=len(labels) > 1)
+        complete = left.complete or any(one.tags & {"and", "or"} for one in between)
+        return Mention(labels, right.kind, left.first, right.last, group=len(labels) > 1, complete=complete)
     return None
+
+
+def _less_remarks(between: Sequence[Element], after: Sequence[Element]) -> Sequence[Element]:
+    """Without the remark in ``A (80 %), B (20 %)``, where B is set off."""
+    if not between or between[0].text != "(" or (after and after[0].kind not in ("mark", "newline")):
+        return between
+    closing = next((n for n, one in enumerate(between) if one.text == ")"), None)
+    if closing is None or any(one.tags & _SEPARATES for one in between[:closing]):
+        return between
+    return between[closing + 1 :]

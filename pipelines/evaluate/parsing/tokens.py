@@ -23,6 +23,8 @@ _TOKEN = re.compile(
     r"(?P<word>(?:Lm*)+(?:'(?:Lm*)+)*|(?:Om*)+)|"
     r"(?P<char>[CH]m*)|(?P<kana>(?:Km*)+)|(?P<newline>N)|(?P<symbol>[Y$%+=<>^*#@&/~\\|])|(?P<mark>[^S])"
 )
+# Not the groups of thousands, nor one decimal comma.
+_LIST = re.compile(r"\d{1,2}(?:,\d{1,2}){2,}")
 _ELISION = re.compile(
     r"(?:[ldjnsmtc]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|nell|sull|dall|un|quest|quell|bell|sant|tutt|com|dov|cos)'(?=\w{2})",
     re.I,
@@ -84,10 +86,21 @@ def _tokens(text: str, classes: str) -> Iterator[Token]:
             yield Token("word", elided[0], elided[0][:-1].casefold(), start, elided.end(), start == previous_end)
             start, previous_end = elided.end(), -1
         raw = text[start:end]
+        if kind == "number" and _LIST.fullmatch(raw):
+            yield from _listed(raw, start, start == previous_end)
+            previous_end = end
+            continue
         yield Token(
             "word" if kind == "abbreviation" else kind, raw, _norm(kind, raw), start, end, start == previous_end
         )
         previous_end = end
+
+
+def _listed(raw: str, start: int, glued: bool) -> Iterator[Token]:
+    """The numbers and commas of ``1,2,3``."""
+    for part in re.finditer(r"\d+|,", raw):
+        kind = "mark" if part[0] == "," else "number"
+        yield Token(kind, part[0], part[0], start + part.start(), start + part.end(), glued or part.start() > 0)
 
 
 def _norm(kind: str, raw: str) -> str:
