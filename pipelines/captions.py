@@ -1,7 +1,8 @@
 """Captions of a video while it plays: what `longvu caption --stream` prints and a server sends as events.
 
 Frames are encoded once, in temporal windows. When a scene has ended, its frames go through the bridge with the memory
-of the scenes before it, and the language model is asked. Time for each frame and memory do not grow with the video.
+of the scenes before it, and the language model is asked, as any question is: a server's captions share the engine with
+everybody's answers. Time for each frame and memory do not grow with the video.
 
 Under published semantics (``stream_recomputes``) everything is done as in the released script instead: all frames are
 held, detection looks at all of them again for each new one, and each caption encodes them again.
@@ -12,10 +13,9 @@ Shapes: F frames, P pooled tokens of a frame, D width, L visual tokens, C model 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +24,18 @@ from torch import Tensor
 from longvu_model import vicuna
 from longvu_model.prompts import VIDEO_MARKER
 from longvu_model.video import FrameSampling, iter_frame_blocks
-from longvu_model.videollamb.compression import Recurrence, VisualTokens, visible_tokens
+from longvu_model.videollamb.compression import Recurrence, visible_tokens
 from longvu_model.videollamb.prompts import tokenizer_with_slots
-from longvu_model.videollamb.sight import EncodedMedia, Media
+from longvu_model.videollamb.sight import Media
 from longvu_model.videollamb.streaming import Firing, PublishedStream, RunningScenes, SceneRule, SceneSketch
 from longvu_model.watching import windows
+from pipelines.engine import Engine, EngineConfig, SamplingParams
 from pipelines.errors import UserError
-from pipelines.video_models import VideoModel
-from pipelines.video_models.videollamb import VideoLLaMB
+from pipelines.video_models import Prompt, VideoModel
+from pipelines.video_models.videollamb import VideoLLaMB, VideoLLaMBMedia
 
+TimedFrame = tuple[float, np.ndarray]
+"""Seconds, and a frame uint8 (H, W, 3)."""
 QUESTION = "Describe the video in one sentence."
 # Scenes whose memories are looked at again: as many as the published model ever saw.
 MOST_REMEMBERED = 16
@@ -61,6 +64,11 @@ class CaptionSettings:
     def __post_init__(self) -> None:
         if not 0 < self.fps <= 1000:
             raise UserError(f"fps={self.fps}: give a number of frames per second above 0, such as 1")
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How the engine says a caption: greedily."""
+        return SamplingParams(max_tokens=self.max_new_tokens)
 
 
 @dataclass(frozen=True)
@@ -106,10 +114,10 @@ def stream_captions(
     frames = timed_frames(source, settings.fps)
     if model.config.rules.stream_recomputes:
         return _published_captions(model, frames, settings)
-    return _scene_captions(model, frames, settings)
+    return _captions_alone(model, frames, settings)
 
 
-def timed_frames(source: str | Path, fps: float) -> Iterator[tuple[float, np.ndarray]]:
+def timed_frames(source: str | Path, fps: float) -> Iterator[TimedFrame]:
     """Seconds and frames uint8 (H, W, 3) of a file, camera or address."""
     if Path(source).is_file():
         for block in iter_frame_blocks(source, FrameSampling(fps=fps)):
@@ -120,10 +128,28 @@ def timed_frames(source: str | Path, fps: float) -> Iterator[tuple[float, np.nda
     yield from live_frames(str(source), fps)
 
 
-def _scene_captions(
-    model: VideoLLaMB, frames: Iterator[tuple[float, np.ndarray]], settings: CaptionSettings
-) -> Iterator[Caption]:
-    """The sound rule: one caption for each scene, when it has ended."""
+def _captions_alone(model: VideoLLaMB, frames: Iterator[TimedFrame], settings: CaptionSettings) -> Iterator[Caption]:
+    engine = Engine(model, EngineConfig(slots=1))
+    try:
+        yield from scene_captions(
+            model, frames, settings, lambda prompt: engine.submit(prompt, settings.sampling).result().text
+        )
+    finally:
+        engine.close()
+
+
+def scene_captions(
+    model: VideoLLaMB, frames: Iterator[TimedFrame], settings: CaptionSettings, say: Callable[[Prompt], str]
+) -> Generator[Caption, None, None]:
+    """The sound rule: one caption for each scene, when it has ended.
+
+    Args:
+        frames: at ``settings.fps``; each is taken when it is needed.
+        say: what the language model answers.
+
+    Raises:
+        PromptTooLong: the question leaves no room.
+    """
     config = model.config
     rule = SceneRule(
         shortest=max(1, round(settings.shortest_s * settings.fps)),
@@ -143,7 +169,7 @@ def _scene_captions(
         # Memories of as many scenes are shown as the published model ever shows.
         del told[: -(config.max_boundaries + 1) if config.visible == "memory" else -1]
         tokens_LC = visible_tokens(config, told)
-        text = _describe(model, tokens_LC, settings)
+        text = " ".join(say(_prompt(model, tokens_LC, settings.question)).split())
         seconds = time.perf_counter() - started_s
         return Caption(*times.span(scene), text, len(taken), len(tokens_LC), seconds)
 
@@ -166,7 +192,7 @@ class _Times:
     def __init__(self) -> None:
         self._first, self._times_s = 0, np.empty(0)
 
-    def noted(self, frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[np.ndarray]:
+    def noted(self, frames: Iterator[TimedFrame]) -> Iterator[np.ndarray]:
         """Frames one by one, as blocks, their times taken down."""
         for time_s, frame in frames:
             self._times_s = np.append(self._times_s, time_s)
@@ -180,33 +206,17 @@ class _Times:
         return span
 
 
-def _describe(model: VideoLLaMB, tokens_LC: Tensor, settings: CaptionSettings) -> str:
-    """What the language model says to the question about visual tokens, greedily."""
-    text = vicuna.render(str(model.config.prompt_style), [f"{VIDEO_MARKER}\n{settings.question}", None])
-    visual = VisualTokens(tokens_LC, torch.tensor([len(tokens_LC)]), [], [])
-    return _generate(model, text, EncodedMedia(torch.tensor([True]), visual), settings, do_sample=False)
-
-
-def _generate(
-    model: VideoLLaMB, text: str, encoded: EncodedMedia | None, settings: CaptionSettings, **sampling: Any
-) -> str:
-    ids = torch.tensor([tokenizer_with_slots(model.tokenizer)(text)])
-    media = {} if encoded is None else {"encoded": encoded}
-    generated = model.model.generate(
-        ids.to(model.device) if encoded is None else ids,
-        max_new_tokens=settings.max_new_tokens,
-        attention_mask=torch.ones_like(ids).to(model.device),
-        pad_token_id=model.tokenizer.pad_token_id,
-        eos_token_id=sorted(model.eos_token_ids),
-        **media,
-        **sampling,
+def _prompt(model: VideoLLaMB, tokens_LC: Tensor, question: str) -> Prompt:
+    """The question about visual tokens. Its beginning is not kept for others: every scene has another one."""
+    media = VideoLLaMBMedia(
+        kind="video", num_sampled=0, kept_times_s=[], seconds={}, tokens_LC=tokens_LC, scene_ends=[]
     )
-    answer = str(model.tokenizer.decode(generated[0], skip_special_tokens=True))
-    return " ".join(answer.split())
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    return replace(model.prompt([{"role": "user", "content": content}], [media]), prefix_length=0, prefix_key=None)
 
 
 def _published_captions(
-    model: VideoLLaMB, frames: Iterator[tuple[float, np.ndarray]], settings: CaptionSettings
+    model: VideoLLaMB, frames: Iterator[TimedFrame], settings: CaptionSettings
 ) -> Iterator[Caption]:
     """The released script: a class token of the image tower for each frame, all frames for each caption.
 
@@ -236,7 +246,18 @@ def _published_caption(model: VideoLLaMB, pixels_FCHW: Tensor, firing: Firing, s
     media = Media(torch.tensor([len(pixels_FCHW)]), torch.tensor([True]), pixels_FCHW.to(model.device))
     encoded = model.model.model.encode(media)
     text = vicuna.render("llava_v1", [f"{VIDEO_MARKER}\n{settings.question}", None])
-    answer = _generate(model, text, encoded, settings, do_sample=True, temperature=0.2)
+    ids_1T = torch.tensor([tokenizer_with_slots(model.tokenizer)(text)])
+    generated = model.model.generate(
+        ids_1T,
+        encoded=encoded,
+        max_new_tokens=settings.max_new_tokens,
+        attention_mask=torch.ones_like(ids_1T).to(model.device),
+        pad_token_id=model.tokenizer.pad_token_id,
+        eos_token_id=sorted(model.eos_token_ids),
+        do_sample=True,
+        temperature=0.2,
+    )
+    answer = " ".join(str(model.tokenizer.decode(generated[0], skip_special_tokens=True)).split())
     seconds = time.perf_counter() - started_s
     return Caption(0.0, firing.time_s, answer, len(set(firing.frames)), len(encoded.visual.embeds_LC), seconds)
 

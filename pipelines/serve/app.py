@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from pipelines.serve import metrics, replies
-from pipelines.serve.completions import Answer, Heading, server_sent
+from pipelines.serve.caption_protocol import CaptionRequest
+from pipelines.serve.completions import Answer, Heading, server_sent, server_sent_captions
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.guard import MediaRefused
 from pipelines.serve.intake import UPLOAD_PATH
 from pipelines.serve.protocol import UNSUPPORTED, ChatRequest
-from pipelines.serve.refusals import INVALID, Refusal, defect, unavailable
+from pipelines.serve.refusals import INVALID, Refusal, defect, media_refused, unavailable
 from pipelines.serve.service import Service
 from pipelines.serve.videos import VIDEO_ID, Uploads
 
+CAPTIONS_PATH = "/v1/captions"
 _CHAT_ERRORS = replies.error_responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 424, 429, 500, 503)
 _READ_ERRORS = replies.error_responses(400, 401, 404, 500)
 _UPLOAD_FORM = {
@@ -37,6 +40,7 @@ _UPLOAD_FORM = {
         },
     }
 }
+_SSE = "text/event-stream"
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -60,8 +64,18 @@ def build_app(
         """Answer a conversation about videos and images."""
         answering = service.answering(asked, request.state.key)
         if asked.stream:
-            return _StreamedAnswer(answering, with_logprobs=bool(asked.logprobs), with_usage=asked.with_usage)
+            return _Streamed(_chat_chunks(answering, asked))
         return await _whole_answer(answering, asked)
+
+    @app.post(CAPTIONS_PATH, response_class=Response, responses=_CAPTION_RESPONSES)
+    async def post_captions(asked: CaptionRequest) -> Any:
+        """Caption a video scene by scene, while it is decoded."""
+        return _Streamed(_caption_events(service.captioning(asked)))
+
+    @app.get(CAPTIONS_PATH, response_class=Response, responses=_CAPTION_RESPONSES)
+    async def get_captions(asked: Annotated[CaptionRequest, Query()]) -> Any:
+        """The same for EventSource, which cannot post."""
+        return _Streamed(_caption_events(service.captioning(asked)))
 
     @app.post(UPLOAD_PATH, responses=_CHAT_ERRORS, openapi_extra=_UPLOAD_FORM)
     async def upload(request: Request) -> replies.VideoObject:
@@ -117,26 +131,47 @@ _VIDEO_ID = Path(pattern=f"^{VIDEO_ID.pattern}$", description="SHA-256 of the vi
 _CHAT_RESPONSES = _CHAT_ERRORS | {
     200: {
         "description": "The answer; with stream=true as server-sent events, each a ChatChunk",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {_SSE: {"schema": {"type": "string"}}},
+    }
+}
+_EXAMPLE = replies.VideoCaption(
+    model="tiny_videollamb", start_s=0, end_s=41, text="A man cooks.", frames=8, visual_tokens=288, seconds=0.2
+)
+_CAPTION_RESPONSES = _CHAT_ERRORS | {
+    200: {
+        "description": f"Server-sent events, one for each scene: {', '.join(replies.VideoCaption.model_fields)}; "
+        "then [DONE], or an error if the rest cannot be told",
+        "content": {_SSE: {"schema": {"type": "string"}, "example": f"data: {_EXAMPLE.model_dump_json()}\n\n"}},
     }
 }
 _METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-class _StreamedAnswer(Response):
-    """Streams an answer; as long as it has not begun, a refusal can still take its place."""
+class _Streamed(Response):
+    """Sends events; as long as the first has not been asked for, a refusal can still take their place."""
 
-    def __init__(
-        self, answering: AbstractAsyncContextManager[tuple[Heading, Any]], *, with_logprobs: bool, with_usage: bool
-    ):
+    def __init__(self, opened: AbstractAsyncContextManager[AsyncIterator[bytes]]):
         super().__init__()
-        self._answering, self._with_logprobs, self._with_usage = answering, with_logprobs, with_usage
+        self._opened = opened
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async with self._answering as (heading, events):
-            chunks = server_sent(events, heading, with_logprobs=self._with_logprobs, with_usage=self._with_usage)
-            stream = StreamingResponse(chunks, media_type="text/event-stream", headers=_SSE_HEADERS)
+        async with self._opened as events:
+            stream = StreamingResponse(events, media_type=_SSE, headers=_SSE_HEADERS)
             await stream(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def _chat_chunks(
+    answering: AbstractAsyncContextManager[tuple[Heading, Any]], asked: ChatRequest
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with answering as (heading, events):
+        yield server_sent(events, heading, with_logprobs=bool(asked.logprobs), with_usage=asked.with_usage)
+
+
+@contextlib.asynccontextmanager
+async def _caption_events(captioning: AbstractAsyncContextManager[Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with captioning as captions:
+        yield server_sent_captions(captions)
 
 
 async def _whole_answer(
@@ -174,9 +209,8 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(refusal.body(), refusal.status, refusal.headers())
 
     @app.exception_handler(MediaRefused)
-    async def media_refused(_: Request, refused: MediaRefused) -> JSONResponse:
-        refusal = Refusal(refused.status, refused.reason, refused.fix, "media_refused", refused.param)
-        return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+    async def unusable(request: Request, medium: MediaRefused) -> JSONResponse:
+        return await refused(request, media_refused(medium))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -241,7 +275,8 @@ def _complete_document(app: FastAPI, service: Service, key_required: bool) -> No
 
     def openapi() -> dict[str, Any]:
         document = original()
-        document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] = list(service.backends)
+        for request in ("ChatRequest", "CaptionRequest"):
+            document["components"]["schemas"][request]["properties"]["model"]["enum"] = list(service.backends)
         if key_required:
             schemes = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
             document["components"]["securitySchemes"] = schemes

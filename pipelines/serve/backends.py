@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from pipelines.serve.questions import Event, ModelInfo, Question, ReplicaStatus, affinity_key
+from pipelines.serve.questions import CaptionOrder, Event, ModelInfo, Question, ReplicaStatus, affinity_key
 from pipelines.serve.refusals import unavailable
 
 logger = logging.getLogger("ray.serve")
@@ -60,10 +60,11 @@ class RayModel:
                 logger.exception("the replicas of %s did not answer", self._name)
             await asyncio.sleep(_EVERY_S)
 
-    async def ask(self, question: Question) -> AsyncGenerator[Event, None]:
+    async def ask(self, question: Question | CaptionOrder) -> AsyncGenerator[Event, None]:
         """The events of the replica that has the question's video, or of one that soon will."""
         handle = self._handle.options(stream=True, session_id=affinity_key(question) or "")
-        response = cast("DeploymentResponseGenerator[list[Event]]", handle.answer.remote(question))
+        method = handle.captions if isinstance(question, CaptionOrder) else handle.answer
+        response = cast("DeploymentResponseGenerator[list[Event]]", method.remote(question))
         ended = False
         try:
             async for events in response:

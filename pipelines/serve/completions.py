@@ -1,4 +1,4 @@
-"""Events of a replica -> OpenAI's two forms of an answer: one object, or server-sent events."""
+"""Events of a replica -> OpenAI's two forms of an answer, one object or server-sent events; and captions as events."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipelines.serve.replies import (
     ReplyDelta,
     ReplyMessage,
     TokenLogprob,
+    VideoCaption,
 )
 
 DONE = b"data: [DONE]\n\n"
@@ -86,6 +87,16 @@ async def server_sent(
         yield _chunk(heading, end, longvu=None if with_usage else event.vendor)
         if with_usage:
             yield _chunk(heading, [], usage=event.usage, longvu=event.vendor)
+    yield DONE
+
+
+async def server_sent_captions(captions: AsyncIterator[VideoCaption | Refusal]) -> AsyncIterator[bytes]:
+    """Captions as they come, ended as answers are."""
+    async for caption in captions:
+        if isinstance(caption, Refusal):
+            yield _event(json.dumps(caption.body()))
+            return
+        yield _event(caption.model_dump_json())
     yield DONE
 
 

@@ -25,6 +25,8 @@ class ModelSettings(Config):
     min_replicas: int = setting(1, about="replicas kept", ge=1)
     max_replicas: int = setting(1, about="replicas at most; Ray Serve starts them with load", ge=1)
     target_ongoing_requests: float = setting(8.0, about="requests per replica that autoscaling aims at", gt=0)
+    upscale_delay_s: float = setting(15.0, about="load above that for so long starts replicas, in seconds", ge=0)
+    downscale_delay_s: float = setting(600.0, about="load below it for so long stops some, in seconds", ge=0)
     num_cpus: float = setting(1.0, about="CPUs reserved per replica", ge=0)
     num_gpus: float = setting(0.0, about="GPUs reserved per replica", ge=0)
     surge_percent: int = setting(
@@ -41,6 +43,7 @@ class ModelSettings(Config):
     spill_bytes: int = setting(8 << 30, about="encoded media kept on disk beyond that, in bytes", ge=0)
     prefix_cache_bytes: int = setting(1 << 30, about="keys and values of videos' prefixes kept, in bytes", ge=0)
     watchers: int = setting(2, about="media fetched, decoded and encoded at once per replica", ge=1)
+    captions: int = setting(2, about="videos captioned scene by scene at once per replica", ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

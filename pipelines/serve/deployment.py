@@ -29,7 +29,7 @@ from pipelines.serve.backends import RayModel
 from pipelines.serve.config import ModelSettings, ServeConfig
 from pipelines.serve.intake import Intake
 from pipelines.serve.metrics import EndpointMetrics, collected, page
-from pipelines.serve.questions import Event, Question, ReplicaStatus
+from pipelines.serve.questions import CaptionOrder, Event, Question, ReplicaStatus
 from pipelines.serve.recorder import Recorder
 from pipelines.serve.service import Service
 from pipelines.serve.videos import open_uploads
@@ -47,6 +47,7 @@ _HEALTH: dict[str, Any] = {
     # A line per request would cost more than refusing one does.
     "logging_config": {"enable_access_log": False},
 }
+_LOAD_EVERY_S = 1.0
 _SWEEP_EVERY_S = 60.0
 _SCRAPE_TIMEOUT_S = 5.0
 _ANNOUNCE_EVERY_S = 0.2
@@ -76,6 +77,10 @@ def _model_deployment(config: ServeConfig, settings: ModelSettings) -> Applicati
                 "min_replicas": settings.min_replicas,
                 "max_replicas": settings.max_replicas,
                 "target_ongoing_requests": settings.target_ongoing_requests,
+                "upscale_delay_s": settings.upscale_delay_s,
+                "downscale_delay_s": settings.downscale_delay_s,
+                "metrics_interval_s": _LOAD_EVERY_S,
+                "look_back_period_s": max(settings.upscale_delay_s, 2 * _LOAD_EVERY_S),
             }
         }
     deployment = serve.deployment(
@@ -103,6 +108,11 @@ class Model:
 
     async def answer(self, question: Question) -> AsyncIterator[list[Event]]:
         async with contextlib.aclosing(self._replica.answer(question)) as events:
+            async for some in events:
+                yield some
+
+    async def captions(self, order: CaptionOrder) -> AsyncIterator[list[Event]]:
+        async with contextlib.aclosing(self._replica.captions(order)) as events:
             async for some in events:
                 yield some
 

@@ -30,6 +30,7 @@ class EndpointMetrics:
         self.tokens = Counter(
             "longvu_tokens", "Tokens of answers: visual, text, answer", ["model", "kind"], registry=self.registry
         )
+        self.captions = Counter("longvu_captions", "Captions of scenes", ["model"], registry=self.registry)
         self.prefix_hits = Counter(
             "longvu_prefix_hits", "Requests that reused a video's keys and values", ["model"], registry=self.registry
         )

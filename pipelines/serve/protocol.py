@@ -150,10 +150,17 @@ class AssistantMessage(Strict):
 Message = Annotated[InstructionMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class VideoSampling(Strict):
-    """Which frames are sampled. ``num_frames`` alone: so many, evenly; with ``fps``: at most so many. -1: no cap."""
+    """Which frames are sampled. ``num_frames`` alone: so many, evenly; with ``fps``: at most so many. -1: no cap.
+
+    ``max_frames`` is that cap under a name of its own.
+    """
 
     num_frames: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    max_frames: Count | None = None
     fps: Annotated[Finite, Field(gt=0, le=1000)] | None = None
     start_s: Second | None = None
     end_s: Second | None = None
@@ -162,6 +169,8 @@ class VideoSampling(Strict):
     def _possible(self) -> Self:
         if self.num_frames == 0:
             raise ValueError("num_frames=0 samples nothing; give 1 or more, or -1 for no cap")
+        if self.max_frames is not None and self.num_frames is not None:
+            raise ValueError("num_frames and max_frames both limit the frames; give one of the two")
         if self.end_s is not None and self.end_s <= (self.start_s or 0):
             raise ValueError(f"end_s={self.end_s} must be after start_s={self.start_s or 0}")
         return self
@@ -177,7 +186,7 @@ class ProcessorOptions(Strict):
     """Of the processor's options, those that mean something for these models; equal to ``media_io_kwargs.video``."""
 
     fps: Annotated[Finite, Field(gt=0, le=1000)] | None = None
-    num_frames: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    num_frames: Count | None = None
     do_sample_frames: Literal[True] | None = None
 
 
@@ -283,11 +292,10 @@ class ChatRequest(Strict):
             if one is not None and other is not None and one != other:
                 raise ValueError(f"{name}={one} in media_io_kwargs and {other} in mm_processor_kwargs; give one")
         fps, num_frames = told.fps or also.fps, num_frames or also.num_frames
-        if fps is None and num_frames is None and told.start_s is None and told.end_s is None:
+        if fps is None and (num_frames, told.max_frames, told.start_s, told.end_s) == (None, None, None, None):
             return None
-        if fps is not None:
-            return FrameSampling(fps=fps, max_frames=num_frames, start_s=told.start_s, end_s=told.end_s)
-        return FrameSampling(num_frames=num_frames, start_s=told.start_s, end_s=told.end_s)
+        cap, num_frames = (told.max_frames or num_frames, None) if fps is not None else (told.max_frames, num_frames)
+        return FrameSampling(fps, num_frames, cap, told.start_s, told.end_s)
 
     def parts(self) -> list[VideoPart | ImagePart]:
         """The media, in order."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
 from prometheus_client.metrics_core import Metric
 
+from pipelines.serve.caption_protocol import CaptionRequest
 from pipelines.serve.protocol import ChatRequest, ImagePart, VideoPart, url_of
 from pipelines.serve.refusals import Refusal
-from pipelines.serve.replies import TokenLogprob, Usage, Vendor
+from pipelines.serve.replies import TokenLogprob, Usage, Vendor, VideoCaption
 
 # Characters per token, low, so that the estimate of a text's tokens is rather too high.
 _CHARACTERS_PER_TOKEN = 2
@@ -33,8 +33,16 @@ class Question:
 
 
 @dataclass(frozen=True)
+class CaptionOrder:
+    """A request for captions on its way to a replica, and the tokens that it was admitted for."""
+
+    request: CaptionRequest
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Started:
-    """The prompt is in the engine: from here on the request is an answer, no refusal."""
+    """The prompt is in the engine, or the video about to be captioned: from here on there is an answer, no refusal."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +62,18 @@ class Finished:
     vendor: Vendor
 
 
-Event = Started | Delta | Finished | Refusal
+Event = Started | Delta | Finished | VideoCaption | Refusal
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is, the same in all its replicas."""
+    """What a model is, the same in all its replicas; ``captions``: whether it can caption streams."""
 
     digest: str
     family: str
     max_length: int
     created: int
+    captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,25 +86,30 @@ class ReplicaStatus:
     metrics: list[Metric]
 
 
-def affinity_key(question: Question) -> str | None:
+def affinity_key(question: Question | CaptionOrder) -> str | None:
     """Equal for requests about the same video, so that they reach the replica that has it; None without media.
 
     An upload or stored video counts by its digest, everything else by uuid or URL.
     """
+    if isinstance(question, CaptionOrder):
+        return _name_key(f"\0{question.request.url}")
     parts = question.request.parts()
     return medium_key(parts[0], question.tenant) if parts else None
 
 
 def medium_key(part: VideoPart | ImagePart, tenant: str) -> str:
     """Names a medium as far as the request alone tells."""
-    named = f"{tenant}\0{part.uuid}" if part.uuid else f"\0{url_of(part)}"
+    return _name_key(f"{tenant}\0{part.uuid}" if part.uuid else f"\0{url_of(part)}")
+
+
+def _name_key(named: str) -> str:
     return hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def cost_keys(question: Question) -> list[tuple[str, str]]:
+def cost_keys(request: ChatRequest, tenant: str) -> list[tuple[str, str]]:
     """What decides the visual tokens of each medium: which one, and how it is sampled."""
-    sampling = json.dumps(str(question.request.sampling()))
-    return [(medium_key(part, question.tenant), sampling) for part in question.request.parts()]
+    sampling = str(request.sampling())
+    return [(medium_key(part, tenant), sampling) for part in request.parts()]
 
 
 def text_tokens(request: ChatRequest) -> int:

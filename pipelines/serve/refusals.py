@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipelines.serve.guard import MediaRefused
+
 INVALID = "invalid_request_error"
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -68,6 +70,11 @@ def unavailable(model: str) -> Refusal:
 def defect(request_id: str) -> Refusal:
     """500: ours; the log has it under the request's id."""
     return Refusal(500, "the endpoint failed", f"report it with request id {request_id}", "internal_error")
+
+
+def media_refused(refused: MediaRefused) -> Refusal:
+    """A medium that may not be opened, or cannot be used."""
+    return Refusal(refused.status, refused.reason, refused.fix, "media_refused", refused.param)
 
 
 def _sendable(text: str) -> str:

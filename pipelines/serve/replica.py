@@ -7,9 +7,10 @@ together, so that a slow network costs no step of the engine. Closing the stream
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,23 @@ from transformers.utils import logging as transformers_logging
 from pipelines import engine as engines
 from pipelines.engine import Completion, Engine, EngineConfig, EngineFull, Generation, SamplingParams, VisualCache
 from pipelines.serve.admission import Gate
+from pipelines.serve.captioner import Captioner, can_caption
 from pipelines.serve.config import ModelSettings, ServeConfig
 from pipelines.serve.guard import MediaRefused
 from pipelines.serve.media import MediaGuard
 from pipelines.serve.metrics import ReplicaMetrics, collected
 from pipelines.serve.protocol import ChatRequest, TextPart, VideoPart
-from pipelines.serve.questions import Delta, Event, Finished, ModelInfo, Question, ReplicaStatus, Started
-from pipelines.serve.refusals import Refusal, busy
+from pipelines.serve.questions import (
+    CaptionOrder,
+    Delta,
+    Event,
+    Finished,
+    ModelInfo,
+    Question,
+    ReplicaStatus,
+    Started,
+)
+from pipelines.serve.refusals import Refusal, busy, media_refused
 from pipelines.serve.replies import CacheHits, PromptDetails, SeenMedium, TokenLogprob, Usage, Vendor
 from pipelines.serve.sight import Seen, Sight
 from pipelines.serve.videos import open_uploads
@@ -62,7 +73,12 @@ class ModelReplica:
             self.settings.watchers,
             config.url_ttl_s,
         )
-        self._info = ModelInfo(self.model.digest, self.model.family, self.max_length, int(time.time()))
+        self._captioner: Captioner | None = None
+        if can_caption(self.model):
+            self._captioner = Captioner(self.model, self.engine, self._sight, config.media, self.settings.captions)
+        self._info = ModelInfo(
+            self.model.digest, self.model.family, self.max_length, int(time.time()), self._captioner is not None
+        )
 
     @property
     def max_length(self) -> int:
@@ -73,12 +89,22 @@ class ModelReplica:
         """The events of an answer; a refusal is the only one of its stream, or its last one."""
         try:
             with self.gate.admit(question.tokens):
-                async for events in self._answer(question):
-                    yield events
-        except Refusal as refusal:
-            yield [refusal]
-        except MediaRefused as refused:
-            yield [Refusal(refused.status, refused.reason, refused.fix, "media_refused", refused.param)]
+                async with contextlib.aclosing(self._answer(question)) as answer:
+                    async for events in answer:
+                        yield events
+        except _REFUSED as error:
+            yield [_as_refusal(error, "messages")]
+
+    async def captions(self, order: CaptionOrder) -> AsyncGenerator[list[Event], None]:
+        """The captions of a video, after Started; a refusal is the only event of its stream, or its last one."""
+        assert self._captioner is not None, "the HTTP side knows which models caption"
+        try:
+            with self.gate.admit(order.tokens):
+                async with contextlib.aclosing(self._captioner.captions(order.request)) as events:
+                    async for event in events:
+                        yield [event]
+        except _REFUSED as error:
+            yield [_as_refusal(error, "question")]
 
     def status(self, process: str) -> ReplicaStatus:
         """What the HTTP side wants to know about once a second."""
@@ -94,9 +120,11 @@ class ModelReplica:
     def close(self) -> None:
         """Stop; what is unanswered is cancelled."""
         self._sight.close()
+        if self._captioner is not None:
+            self._captioner.close()
         self.engine.close()
 
-    async def _answer(self, question: Question) -> AsyncIterator[list[Event]]:
+    async def _answer(self, question: Question) -> AsyncGenerator[list[Event], None]:
         request, begun_s = question.request, time.monotonic()
         sampling = request.sampling()
         seen = await asyncio.gather(
@@ -115,6 +143,8 @@ class ModelReplica:
         generation.future.add_done_callback(lambda _: put(None))
         try:
             yield [Started()]
+            if not request.stream:  # nobody reads a part of it: one message instead of one for each token
+                await asyncio.wait([asyncio.wrap_future(generation.future)])
             ended = False
             while not ended:
                 arrived = [await arrivals.get()]
@@ -130,12 +160,9 @@ class ModelReplica:
                 generation.cancel()
 
     def _prompt(self, request: ChatRequest, seen: Sequence[Seen]) -> Prompt:
-        try:
-            prompt = self.model.prompt(_messages(request), [one.media for one in seen])
-        except PromptTooLong as error:
-            raise _too_long(str(error)) from None
+        prompt = self.model.prompt(_messages(request), [one.media for one in seen])
         if len(prompt) + (request.answer_tokens or 1) > self.max_length:
-            raise _too_long(
+            raise PromptTooLong(
                 f"the prompt takes {len(prompt)} tokens and the answer up to {request.answer_tokens or 1}, "
                 f"more than the {self.max_length} of a slot"
             )
@@ -152,10 +179,7 @@ class ModelReplica:
             # The engine reports a token together with at least the likeliest one.
             logprobs=max(1, request.top_logprobs or 0) if request.logprobs else 0,
         )
-        try:
-            return self.engine.submit(prompt, sampling, on_delta)
-        except EngineFull as full:
-            raise busy(full.retry_after_s, f"{full.waiting_tokens} of {full.limit} tokens are waiting") from None
+        return self.engine.submit(prompt, sampling, on_delta)
 
     def _delta(self, delta: engines.Delta, num_top: int) -> Delta:
         return Delta(delta.text, [self._logprob(one, num_top) for one in delta.logprobs])
@@ -269,10 +293,19 @@ def _part(part: Any) -> dict[str, str]:
     return {"type": "video" if isinstance(part, VideoPart) else "image"}
 
 
-def _too_long(reason: str) -> Refusal:
-    return Refusal(
-        400, reason, "shorten the text or max_tokens, or show fewer media", "context_length_exceeded", "messages"
-    )
+_REFUSED = (Refusal, MediaRefused, PromptTooLong, EngineFull)
+
+
+def _as_refusal(error: BaseException, text_param: str) -> Refusal:
+    match error:
+        case Refusal():
+            return error
+        case MediaRefused():
+            return media_refused(error)
+        case EngineFull():
+            return busy(error.retry_after_s, f"{error.waiting_tokens} of {error.limit} tokens are waiting")
+    fix = "shorten the text or max_tokens, or show fewer media"
+    return Refusal(400, str(error), fix, "context_length_exceeded", text_param)
 
 
 def _sums(seen: Sequence[Seen]) -> dict[str, float]:

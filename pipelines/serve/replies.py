@@ -106,6 +106,19 @@ class ChatChunk(BaseModel):
     longvu: Vendor | None = None
 
 
+class VideoCaption(BaseModel):
+    """One server-sent event of ``/v1/captions``."""
+
+    object: Literal["video.caption"] = "video.caption"
+    model: str
+    start_s: float = Field(description="of the scene, in seconds of the video")
+    end_s: float
+    text: str
+    frames: int = Field(description="of the scene, those that were looked at")
+    visual_tokens: int
+    seconds: float = Field(description="that the caption took once the end of its scene was known")
+
+
 class VideoObject(BaseModel):
     """An upload. Its id is the SHA-256 of its bytes; ``video:<id>`` names it in a chat."""
 

@@ -6,16 +6,17 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Protocol
 
 from pipelines.serve.admission import Gate, KnownCosts
 from pipelines.serve.auth import Key
+from pipelines.serve.caption_protocol import CaptionRequest
 from pipelines.serve.completions import Answer, Heading
 from pipelines.serve.metrics import EndpointMetrics
 from pipelines.serve.protocol import ChatRequest
 from pipelines.serve.questions import (
+    CaptionOrder,
     Delta,
     Event,
     Finished,
@@ -27,6 +28,7 @@ from pipelines.serve.questions import (
 )
 from pipelines.serve.recorder import Recorder
 from pipelines.serve.refusals import Refusal, unavailable
+from pipelines.serve.replies import VideoCaption
 
 _UNSEEN_ANSWER_TOKENS = 128
 
@@ -46,7 +48,7 @@ class Backend(Protocol):
     def capacity_tokens(self) -> int:
         """Tokens that they take on together."""
 
-    def ask(self, question: Question) -> AsyncGenerator[Event, None]:
+    def ask(self, question: Question | CaptionOrder) -> AsyncGenerator[Event, None]:
         """The events of one replica; closing the iterator cancels the answer."""
 
 
@@ -76,6 +78,39 @@ class Service:
         raise Refusal(404, f"there is no model {model!r}", f"use one of {names}", "model_not_found", "model")
 
     @contextlib.asynccontextmanager
+    async def captioning(self, request: CaptionRequest) -> AsyncIterator[AsyncIterator[VideoCaption | Refusal]]:
+        """Captions of a video that can be used, as its scenes end; leaving the block early cancels the rest.
+
+        Raises:
+            Refusal: there will be none.
+        """
+        backend = self.backend(request.model)
+        status = 499
+        try:
+            info = _info(backend, request.model)
+            if not info.captions:
+                raise self._captions_nothing(request.model)
+            # It is asked about scene after scene: a whole slot, all the time.
+            with self._held(request.model, backend, info.max_length):
+                async with contextlib.aclosing(backend.ask(CaptionOrder(request, info.max_length))) as events:
+                    await _started(events)
+
+                    async def captions() -> AsyncIterator[VideoCaption | Refusal]:
+                        async for event in events:
+                            assert isinstance(event, VideoCaption | Refusal), event
+                            self.metrics.captions.labels(request.model).inc(isinstance(event, VideoCaption))
+                            yield event
+                        nonlocal status
+                        status = 200
+
+                    yield captions()
+        except Refusal as refusal:
+            status = refusal.status
+            raise
+        finally:
+            self._count_status(request.model, status)
+
+    @contextlib.asynccontextmanager
     async def answering(
         self, request: ChatRequest, key: Key
     ) -> AsyncIterator[tuple[Heading, AsyncIterator[Delta | Finished | Refusal]]]:
@@ -89,34 +124,47 @@ class Service:
         answer = Answer()
         status = 499
         try:
-            if not backend.num_replicas or backend.info is None:
-                raise unavailable(request.model)
-            async with AsyncExitStack() as stack:
-                question = self._admitted(request, key, backend, stack)
-                events = await stack.enter_async_context(contextlib.aclosing(backend.ask(question)))
-                await _started(events)
-                heading = Heading(
-                    f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model, backend.info.digest[:16]
-                )
-                yield heading, self._watched(events, question, answer, started_s)
-                status = 200 if answer.finished else 499
+            info = _info(backend, request.model)
+            question = Question(request, key.digest, self._cost(request, key, info))
+            with self._held(request.model, backend, question.tokens):
+                async with contextlib.aclosing(backend.ask(question)) as events:
+                    await _started(events)
+                    heading = Heading(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model, info.digest[:16])
+                    yield heading, self._watched(events, question, answer, started_s)
+                    status = 200 if answer.finished else 499
         except Refusal as refusal:
             status = refusal.status
             raise
         finally:
             self._count(request, answer, status, started_s)
 
-    def _admitted(self, request: ChatRequest, key: Key, backend: Backend, stack: AsyncExitStack) -> Question:
-        info, gate = backend.info, self._gates[request.model]
-        assert info is not None
-        gate.capacity_tokens = backend.capacity_tokens
-        asked = Question(request, key.digest, 0)
+    def _cost(self, request: ChatRequest, key: Key, info: ModelInfo) -> int:
+        """Tokens that a request will hold, as far as is known beforehand."""
+        media = cost_keys(request, key.digest)
         tokens = text_tokens(request) + (request.answer_tokens or _UNSEEN_ANSWER_TOKENS)
-        tokens += sum(self._costs.get((request.model, *medium), info.max_length) for medium in cost_keys(asked))
-        tokens = min(tokens, info.max_length)
-        stack.enter_context(gate.admit(tokens))
-        self.metrics.ongoing_tokens.labels(request.model).set(gate.tokens)
-        return Question(request, key.digest, tokens)
+        tokens += sum(self._costs.get((request.model, *medium), info.max_length) for medium in media)
+        return min(tokens, info.max_length)
+
+    @contextlib.contextmanager
+    def _held(self, model: str, backend: Backend, tokens: int) -> Iterator[None]:
+        """The tokens, held at the model's gate.
+
+        Raises:
+            Refusal: 429, as many are held as the replicas take on.
+        """
+        gate, gauge = self._gates[model], self.metrics.ongoing_tokens.labels(model)
+        gate.capacity_tokens = backend.capacity_tokens
+        try:
+            with gate.admit(tokens):
+                gauge.set(gate.tokens)
+                yield
+        finally:
+            gauge.set(gate.tokens)
+
+    def _captions_nothing(self, model: str) -> Refusal:
+        able = [name for name, one in self.backends.items() if one.info and one.info.captions]
+        fix = f"use one of {', '.join(able)}" if able else "serve a VideoLLaMB"
+        return Refusal(400, f"{model!r} does not caption scene by scene", fix, "unsupported_model", "model")
 
     async def _watched(
         self, events: AsyncIterator[Event], question: Question, answer: Answer, started_s: float
@@ -137,16 +185,13 @@ class Service:
 
     def _learn(self, question: Question, finished: Finished) -> None:
         """A request with one medium tells what that costs."""
-        media = cost_keys(question)
+        media = cost_keys(question.request, question.tenant)
         if len(media) == 1:
             self._costs.learn((question.request.model, *media[0]), finished.vendor.visual_tokens)
 
     def _count(self, request: ChatRequest, answer: Answer, status: int, started_s: float) -> None:
         model, took_s = request.model, time.monotonic() - started_s
-        self.metrics.requests.labels(model, str(status)).inc()
-        self.metrics.ongoing_tokens.labels(model).set(self._gates[model].tokens)
-        if status == 499:
-            self.metrics.disconnects.labels(model).inc()
+        self._count_status(model, status)
         if answer.finished is None:
             return
         usage, vendor = answer.finished.usage, answer.finished.vendor
@@ -158,6 +203,18 @@ class Service:
             self.metrics.prefix_hits.labels(model).inc()
         if random.random() < self._recorder.sample:
             self._recorder.record(request, answer, took_s)
+
+    def _count_status(self, model: str, status: int) -> None:
+        self.metrics.requests.labels(model, str(status)).inc()
+        if status == 499:
+            self.metrics.disconnects.labels(model).inc()
+
+
+def _info(backend: Backend, model: str) -> ModelInfo:
+    """What the model is, once a replica answers."""
+    if not backend.num_replicas or backend.info is None:
+        raise unavailable(model)
+    return backend.info
 
 
 async def _started(events: AsyncIterator[Event]) -> None:

@@ -100,7 +100,7 @@ class Sight:
         if url is None:
             raise _unknown(f"uuid {part.uuid!r} is not known here", f"send {part.type} with its url as well", param)
         started_s = time.monotonic()
-        async with self._opened(url, kind, param) as file:
+        async with self.opened(url, kind, param) as file:
             fetched_s = time.monotonic() - started_s
             if name is not None:
                 self._names.remember(name, file.digest, lasting_s)
@@ -171,7 +171,13 @@ class Sight:
         return Seen(media, "decoded", {"check": checked_s, **media.seconds}) if watched else Seen(media, "cache")
 
     @contextlib.asynccontextmanager
-    async def _opened(self, url: str, kind: Kind, param: str) -> AsyncIterator[FetchedMedia]:
+    async def opened(self, url: str, kind: Kind, param: str) -> AsyncIterator[FetchedMedia]:
+        """A medium's file: among the uploads, or fetched under the media policy.
+
+        Raises:
+            Refusal: there is no such upload.
+            MediaRefused: it may not be fetched.
+        """
         if not url.startswith(SCHEME):
             async with self._guard.fetch(url, kind, param) as file:
                 yield file
@@ -203,16 +209,28 @@ class Sight:
         return f" among the uploads, and the feature store has it sampled as {stored_sampling(self._store)} only"
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
-        """Work that has begun is waited for even when its request is cancelled: it reads the request's file, and others
-        may wait for what it sees."""
-        future = self._threads.submit(work)
-        done = asyncio.wrap_future(future)
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            if not future.cancel():
-                await asyncio.wait([done])
-            raise
+        return await finished_in(self._threads, work)
+
+
+async def finished_in(
+    threads: ThreadPoolExecutor, work: Callable[[], ResultT], on_cancel: Callable[[], None] = lambda: None
+) -> ResultT:
+    """The result of work in a thread. Once begun it is waited for even when the request is cancelled: it reads the
+    request's file, and others may wait for what it sees.
+
+    Args:
+        on_cancel: called when the request is cancelled, before the waiting.
+    """
+    future = threads.submit(work)
+    done = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        on_cancel()
+        if not future.cancel():
+            await asyncio.wait([done])
+            done.exception()  # looked at: nobody is left to be told of it
+        raise
 
 
 def stored_sampling(store: FeatureStore) -> FrameSampling:

@@ -1,16 +1,11 @@
-"""An endpoint of two replicas: clients that leave, a replica that is killed, an update and an end under load."""
+"""An endpoint of two replicas: clients that leave, a replica that is killed, an end under load; and on clusters, an
+update under load, and replicas that come and go with it."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
-import os
-import secrets
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from pipelines.serve.auth import new_key
-from tests.faults.job import MARK, ROOT, end_marked
-from tests.faults.s3_server import free_port
-from tests.faults.test_cluster import start_node
+from tests.faults.served_cluster import served_cluster
 from tests.pipelines.conftest import write_video
 from tests.pipelines.serve.endpoint import (
     LiveEndpoint,
@@ -109,48 +100,59 @@ def test_running_answers_end_when_the_endpoint_is_told_to(endpoint: LiveEndpoint
 
 def test_an_update_refuses_nobody(faults_workdir: Path, tmp_path: Path) -> None:
     """`serve deploy` of a changed file while requests come in: the new settings hold, and all were answered."""
-    key, entry = new_key()
-    port, temp, mark = free_port(), tempfile.mkdtemp(prefix="ray-"), secrets.token_hex(8)
-    dashboard = free_port()
-    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
-    variables |= {"PYTHONPATH": str(ROOT), MARK: mark}
-    words = ["--head", f"--port={free_port()}", f"--temp-dir={temp}", "--include-dashboard=true"]
-    words += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+    with served_cluster(tmp_path) as cluster:
+        endpoint = cluster.endpoint
 
-    def deploy(answer_tokens: int) -> None:
-        model = tiny_model(faults_workdir / "models" / "tiny", max_tokens_default=answer_tokens)
-        args = {
-            "workdir": str(tmp_path),
-            "auth": {"entries": [entry]},
-            "models": [model],
-            "endpoint": {"num_cpus": 0.1},
-        }
-        name = {"name": "longvu", "route_prefix": "/", "import_path": "jobs.serve:application"}
-        settings = {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [{**name, "args": args}]}
-        (tmp_path / "serve.yaml").write_text(yaml.safe_dump(settings))
-        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(tmp_path / "serve.yaml")]
-        done = subprocess.run(
-            [*command, "--address", f"http://127.0.0.1:{dashboard}"],
-            env=os.environ | variables, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        def deploy(answer_tokens: int) -> None:
+            model = tiny_model(faults_workdir / "models" / "tiny", max_tokens_default=answer_tokens)
+            cluster.deploy(models=[model], endpoint={"num_cpus": 0.1})
 
-    def said() -> int | None:
-        outcome = one_request(f"http://127.0.0.1:{port}", key, streamed=False)
-        return outcome.tokens
+        def said() -> int | None:
+            return one_request(endpoint.url, endpoint.key, streamed=False).tokens
 
-    try:
-        start_node(words, variables)
         deploy(5)
         wait_for(lambda: said() == 5)
         outcomes: Counter[str] = Counter()
-        with asking(f"http://127.0.0.1:{port}", key, outcomes, clients=2, streamed=False):
+        with asking(endpoint.url, endpoint.key, outcomes, clients=2, streamed=False):
             deploy(3)
             wait_for(lambda: said() == 3)
         assert set(outcomes) == {"answered"}, outcomes
-    finally:
-        end_marked(mark)
-        shutil.rmtree(temp, ignore_errors=True)
+
+
+def test_replicas_follow_the_load_and_videos_keep_theirs(faults_workdir: Path, tmp_path: Path) -> None:
+    """Two nodes with room for one replica each: 1 -> 2 -> 1. However many there are, a video is watched by one."""
+    scaling = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1.0, "num_cpus": 1.2}
+    model = tiny_model(faults_workdir / "models" / "tiny", upscale_delay_s=1.0, downscale_delay_s=2.0, **scaling)
+    with served_cluster(tmp_path, nodes=2) as cluster:
+        endpoint = cluster.endpoint
+        cluster.deploy(models=[model], endpoint={"num_cpus": 0.1})
+        wait_for(lambda: one_request(endpoint.url, endpoint.key, streamed=False).name == "answered")
+        videos = [endpoint.upload(write_video(tmp_path / f"{n}.mp4", [1, 1], seed=n))["id"] for n in range(10)]
+        assert sources(endpoint, videos) == Counter(decoded=len(videos))
+        outcomes: Counter[str] = Counter()
+        with asking(endpoint.url, endpoint.key, outcomes, clients=6, streamed=True):
+            wait_for(lambda: replicas(endpoint) == 2)
+            assert [len(node) for node in cluster.processes(MODEL_PROCESS)] == [1, 1]
+            moved = sources(endpoint, videos)
+            # Those that the new replica has taken over; the others stay where they were.
+            assert 0 < moved["decoded"] < len(videos)
+            assert sources(endpoint, videos) == Counter(cache=len(videos))
+        wait_for(lambda: replicas(endpoint) == 1)
+        wait_for(lambda: sum(len(node) for node in cluster.processes(MODEL_PROCESS)) == 1)
+        sources(endpoint, videos)
+        assert sources(endpoint, videos) == Counter(cache=len(videos))
+        assert set(outcomes) == {"answered"}, outcomes
+
+
+def sources(endpoint: LiveEndpoint, videos: list[str]) -> Counter[str]:
+    """Where the features of each video came from, asked about once more."""
+    found: Counter[str] = Counter()
+    for video in videos:
+        messages = ask(video_part(f"video:{video}"), "What?")
+        client = endpoint.client(max_retries=20)
+        reply = client.chat.completions.create(model="tiny", messages=messages, max_tokens=2)
+        found[reply.longvu["media"][0]["source"]] += 1  # type: ignore[attr-defined]
+    return found
 
 
 class Outcome:

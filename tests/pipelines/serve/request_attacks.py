@@ -15,6 +15,8 @@ from tests.pipelines.serve.hostile import SECRET
 _NO_VIDEO = "0" * 64
 ROUTES = [
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/captions"),
+    ("GET", "/v1/captions"),
     ("POST", "/v1/videos"),
     ("GET", "/v1/videos"),
     ("GET", f"/v1/videos/{_NO_VIDEO}"),

@@ -18,6 +18,8 @@ from tests.pipelines.serve.endpoint import FORM, LiveEndpoint, ask, lowered, vid
 
 ROUTES = [
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/captions"),
+    ("GET", "/v1/captions"),
     ("POST", "/v1/videos"),
     ("GET", "/v1/videos"),
     ("GET", "/v1/videos/" + "0" * 64),
