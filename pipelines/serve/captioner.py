@@ -7,9 +7,11 @@ said within one step of the engine.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeGuard
 
 from longvu_model.video import FrameSampling, VideoError
 from longvu_model.video.supervised import supervised_blocks
@@ -29,7 +31,7 @@ _PARAM = "url"
 _RETRY_S = 10.0
 
 
-def can_caption(model: VideoModel) -> bool:
+def can_caption(model: VideoModel) -> TypeGuard[VideoLLaMB]:
     """Whether a model captions streams in flat memory; under published semantics it would hold all frames."""
     return isinstance(model, VideoLLaMB) and not model.config.rules.stream_recomputes
 
@@ -69,8 +71,9 @@ class Captioner:
         try:
             async with self._sight.opened(request.url, "video", _PARAM) as file:
                 try:
-                    async for event in self._captions_of(file, request):
-                        yield event
+                    async with contextlib.aclosing(self._captions_of(file, request)) as events:
+                        async for event in events:
+                            yield event
                 except VideoError as error:
                     unusable = refusal_of(error, file.path)
                     unusable.param = _PARAM

@@ -98,7 +98,8 @@ class Service:
                     async def captions() -> AsyncIterator[VideoCaption | Refusal]:
                         async for event in events:
                             assert isinstance(event, VideoCaption | Refusal), event
-                            self.metrics.captions.labels(request.model).inc(isinstance(event, VideoCaption))
+                            if isinstance(event, VideoCaption):
+                                self.metrics.captions.labels(request.model).inc()
                             yield event
                         nonlocal status
                         status = 200

@@ -45,7 +45,7 @@ class UiRoutes:
         self._app, self._folder, self._quota_bytes = app, folder, quota_bytes
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        path = scope["path"]
+        path = scope.get("path", "")
         if scope["type"] != "http" or not (path == PATH or path.startswith(f"{PATH}/")):
             await self._app(scope, receive, send)
             return
