@@ -82,12 +82,15 @@ def kills(folder: Path, count: int) -> bool:
         with start(folder, words) as again:
             again.wait()
         second_s, second = time.monotonic() - started_s, len(server.requests) - before
-        undisturbed = run_against(server.url, folder / "undisturbed", data)
+    with CountingEndpoint() as other:
+        undisturbed = run_against(other.url, folder / "undisturbed", data)
     same = results_of(folder).rows.select(["row", "score"]).equals(undisturbed.results.rows.select(["row", "score"]))
     late = len(account.asked_after_answered)
-    good = not late and same and not second and second_s <= _SECOND_RUN_S and account.exit_codes[-1] == 0
+    enough = len(account.kills) == count and account.exit_codes[-1] == 0
+    victims_hit = ", ".join(sorted({victim for victim, _ in account.kills}))
+    good = not late and same and not second and second_s <= _SECOND_RUN_S and enough
     print(
-        f"kills: {len(account.kills)} of {', '.join(sorted({victim for victim, _ in account.kills}))} in "
+        f"kills: {len(account.kills)} of {count} wanted, of {victims_hit}, in "
         f"{videos * questions} questions; {account.repeated} asked again, {late} of them after their answer was "
         f"written (floor 0); scores {'the same' if same else 'DIFFER'}  {_verdict(good)}",
         flush=True,

@@ -86,7 +86,7 @@ def run_through_kills(
             if not job.wait_until(lambda wanted=wanted: len(server.asked) >= wanted, 180):  # type: ignore[misc]
                 break  # it was through before
             time.sleep(chance.uniform(0, 2 * _REPLY_S))
-            if job.kill(victim, WORKER):
+            if job.wait_until(lambda job=job, victim=victim: job.kill(victim, WORKER), 180):  # type: ignore[misc]
                 account.kills.append((victim, len(server.requests)))
             if victim == "driver":
                 account.exit_codes.append(job.wait())

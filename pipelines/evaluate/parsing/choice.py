@@ -23,6 +23,7 @@ _ASKED = (
     r"câu hỏi|pertanyaan"
 )
 _ASKED_LABEL = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[ \t]*(?=\W*[A-Z]\W*$)", re.M | re.I)
+_NUMBERED_LABEL = re.compile(r"^[ \t]*[(\[]?\d{1,3}[)\].:][ \t]*(?=[A-Za-z]\W*$)", re.M)
 _ASKED_LINE = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
 
 
@@ -47,7 +48,7 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
         return None
     if _QUESTION_LINE.search(text):
         text = _ANSWER_MARKER.sub("\nanswer:", text)
-    text = _ASKED_LINE.sub("", _ASKED_LABEL.sub("answer: ", text))
+    text = _ASKED_LINE.sub("", _ASKED_LABEL.sub("answer: ", _NUMBERED_LABEL.sub("", text)))
     tokens = tokenise(text)
     lexicon = lexicon_for(tokens)
     texts = OptionTexts(options, lexicon)

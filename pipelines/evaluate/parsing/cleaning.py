@@ -61,7 +61,7 @@ _LATEX_WRAP = re.compile(
     r"underbrace|overline|hbox|large|Large|huge|Huge)\s*\*?\s*\{([^{}]*)\}"
 )
 _LATEX_BARE = re.compile(
-    r"\\boxed\s*(?=[A-Za-z0-9]\b)|\\(?:boxed|fbox)\s*\{?|\\(?:displaystyle|quad|qquad|left|right|bf|rm)\b"
+    r"\\boxed\s*(?=[A-Za-z0-9]\b)|\\(?:boxed|fbox)\s*\{?|\bboxed\{|\\(?:displaystyle|quad|qquad|left|right|bf|rm)\b"
 )
 _LATEX_SIGNS = (
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),

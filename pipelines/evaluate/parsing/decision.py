@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +34,19 @@ def decide(elements: Sequence[Element], num_options: int) -> str | None:
     sentences = sentences_of(elements)
     for number, sentence in enumerate(sentences):
         read(elements, sentence, number == 0, number == len(sentences) - 1)
+        _descriptions(elements, sentence)
     _walks(elements, sentences, num_options)
     _joined_texts(elements, sentences)
     return _Timeline(elements).run(sentences)
+
+
+def _descriptions(elements: Sequence[Element], sentence: Sentence) -> None:
+    """``Option A says the red car wins``: the text behind a label that is only mentioned tells what the option is."""
+    for label, text in itertools.pairwise(sentence.mentions):
+        between = elements[label.last + 1 : text.first]
+        mentioned = (label.kind, text.kind, label.role) == ("label", "text", IGNORED) and label.labels == text.labels
+        if mentioned and between and (between[0].kind == "word" or "say" in between[0].tags):
+            text.role = text.role if any("but" in one.tags for one in between) else IGNORED
 
 
 def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_options: int) -> None:
@@ -294,11 +305,12 @@ class _Timeline:
         tags = {tag for one in rest for tag in one.tags}
         if tags & {"answer"} and not tags & {"right", "wrong"}:
             return
-        positive = bool(tags & {"right"}) and not tags & {"not", "wrong", "no", "not_after"}
+        picked = "choose" in tags and any(one.text in ("it", "this", "that") for one in rest)
+        positive = (bool(tags & {"right"}) or picked) and not tags & {"not", "wrong", "no", "not_after"}
         negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(
             tags & {"right"} and tags & {"not", "not_after"}
         )
-        if positive and not self._topic.group and "if" not in tags and "be" in tags:
+        if positive and not self._topic.group and "if" not in tags and ("be" in tags or picked):
             self._choices.append(_Choice(self._topic.labels, _STRONG))
         elif negative:
             self._choices = [choice for choice in self._choices if not choice.labels <= self._topic.labels]

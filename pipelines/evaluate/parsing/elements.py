@@ -21,6 +21,7 @@ _LINKS = {"as", "for", "with", "which", "who", "where", "when", "in", "on", "bas
 _TURKISH_SUFFIX = re.compile(
     r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I
 )
+_LEAST_ADVERB = 6
 _FUNCTION_TAGS = {"yes", "no"}
 _ABSOLUTE = {"all", "none", "both", "neither", "either", "有", "没有"}
 
@@ -100,6 +101,9 @@ def elements_of(
         elif length and _stands(tokens, index, length, tags, chained):
             elements.append(Element("tag", index, index + length, token.norm, tags=tags))
             index = chained = index + length
+        elif _is_adverb(token, lexicon):
+            elements.append(Element("tag", index, index + 1, token.norm, tags=frozenset({"filler"})))
+            index = chained = index + 1
         else:
             kind = {"mark": "mark", "newline": "newline"}.get(token.kind, "word")
             if token.kind == "symbol" and (token.text in "<>=~|/\\#*" or unicodedata.category(token.text[0]) == "So"):
@@ -107,6 +111,11 @@ def elements_of(
             elements.append(Element(kind, index, index + 1, token.text))
             index += 1
     return elements
+
+
+def _is_adverb(token: Token, lexicon: Lexicon) -> bool:
+    """English adverbs only colour what is said."""
+    return token.norm.endswith("ly") and len(token.norm) >= _LEAST_ADVERB and token.text.isascii() and lexicon.english
 
 
 def _stands(tokens: Sequence[Token], index: int, length: int, tags: frozenset[str], chained: int) -> bool:
@@ -218,6 +227,8 @@ def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, be
     if upper and (title or (len(after) == 1 and label_letter(after).isalpha() and after.isupper() and after != "I")):
         return True
     if tags & {"right", "wrong"} and (closed or "be" in tags):
+        return upper
+    if "right" in tags and not closed and "than" in lexicon.longest(tokens, beyond)[1]:
         return upper
     if "be" in tags:
         return upper or title or not before or before[-1].kind in ("mark", "newline")

@@ -15,23 +15,28 @@ from pipelines.evaluate.parsing.statements import (
     mentions_of,
 )
 from pipelines.evaluate.parsing.surroundings import Surroundings
+from pipelines.evaluate.parsing.vocabulary import is_answer_name
 
 _CUES = {"answer", "choose", "right"}
-_FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my", "lets"}
+_FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
 _PREPOSITIONS = {"to", "of", "in", "on", "at", "for", "from", "with", "by", "as", "like", "the", "a", "an"}
 # What is told apart by letters in a scene.
 _LETTERED = {
     "scene", "frame", "clip", "camera", "figure", "grade", "rating", "score", "size", "type", "gate", "platform",
     "room", "row", "seat", "section", "level", "player", "person", "team", "group", "plan", "vitamin", "point",
     "track", "line", "key", "lane", "terminal", "exhibit", "class", "category", "confidence", "note", "chord",
-    "bus", "train", "building", "block", "hall", "door", "table", "house",
+    "bus", "train", "building", "block", "hall", "car", "door", "table", "house",
 }  # fmt: skip
+_SUBJECTS = {"what", "reason", "cause", "explanation"}
 _SEQUENCE = {"then", "afterwards", "afterward", "later", "next", "subsequently"}
 _ONLY = {"only", "just"}
 # Of things in the scene these are events, of labels comparisons.
 _OUTDOES = {"beats", "ahead", "resembles"}
-# Words between an option and the noun that calls it the answer.
-_PREDICATE = 8
+_COMPARATIVES = {"better", "more", "closer", "stronger", "likelier"}
+_SUPERLATIVES = {"best", "better", "closest", "closer", "perfectly", "exactly", "accurately"}
+_MODALS = {"might", "could", "may"}
+# Words of a predicate within which an option is called the answer.
+_PREDICATE = 9
 
 
 def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: bool) -> None:
@@ -44,8 +49,10 @@ def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: boo
         last: it closes the reply.
     """
     sentence.mentions = mentions_of(elements, sentence)
-    for mention in sentence.mentions:
+    for number, mention in enumerate(sentence.mentions):
         _Reader(elements, sentence, mention, first, last).read()
+        if number and elements[mention.first - 1].text == "so" and "and" in elements[mention.first - 1].tags:
+            mention.role = sentence.mentions[number - 1].role  # B is right, and so is C
 
 
 class _Reader(Surroundings):
@@ -55,7 +62,7 @@ class _Reader(Surroundings):
         mention = self.mention
         left, right = self.left() | self.tags(mention.first, mention.last) - {"and", "or"}, self.right()
         before = self.tags(self.clause_start(), mention.first)
-        mention.hedged = "maybe" in left | right | before
+        mention.hedged = "maybe" in left | right | before or (self._modal() and not self._also())
         announced = bool(left & _CUES) and not (
             "list" in left and not left & {"right", "be", "final", "choose"} and mention.group
         )
@@ -73,12 +80,13 @@ class _Reader(Surroundings):
         mention.final = "final" in left | before and (
             mention.kind == "label" or bool(left & _CUES) or self.after_colon()
         )
+        mention.final |= called and mention.kind == "label" and self._compares()
         functional = any(
             one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text"
         )
         if mention.kind == "label":
             described = announced and self._described(left, right)
-            if described and "sign" in left:
+            if described and not called:
                 return
             if (
                 announced
@@ -94,12 +102,15 @@ class _Reader(Surroundings):
                 )
             ):
                 mention.role = CHOSEN
-                mention.weak = (described and not called) or (mention.hedged and not announced and not called)
+                mention.weak = mention.hedged and not announced and not called
+            elif mention.first < mention.last and not mention.group:
+                mention.role = PLAIN
             return
         if self._in_reason() and not announced and not called:
             mention.role = EXPLAINED
         elif (
             self._also()
+            or (self._modal() and self._but_before())
             or (self._then() and not announced and not called)
             or (alone and not announced and not called and self._but_follows())
         ):
@@ -214,7 +225,8 @@ class _Reader(Surroundings):
         if (
             left & {"reject"}
             or ("wrong" in left and "answer" in left and not negated)
-            or ("wrong" in left and self.heads("wrong"))
+            or ("wrong" in left and self.mention.kind == "label" and self.directly("wrong"))
+            or ("wrong" in left and ("be" in left or self.heads("wrong")))
         ):
             return not negated or "reject" not in left
         if negated and not ("maybe" in left and not left & {"not", "refuse"}):
@@ -251,23 +263,25 @@ class _Reader(Surroundings):
             return not any(one.mention for one in following[: nouns[0] + 2])
         if nouns and self.elements[self.mention.last + 1].kind == "tag":
             return True
-        return ("maybe" in flat and "be" in flat) or self._the_answer() or self._alone_suits()
+        if "maybe" in flat and ("be" in flat or "find" in self._words_before()):
+            return True
+        return self._praised() or self._alone_suits() or self._singled_out()
 
-    def _the_answer(self) -> bool:
-        """``B seems like the most sensible choice``: whatever adjective stands between article and noun."""
+    def _praised(self) -> bool:
+        """``B seems like the most sensible choice``, ``C comes closest``: whatever the other words are."""
         seen: set[str] = set()
-        for count, one in enumerate(self.elements[self.mention.last + 1 : self.sentence.end]):
-            if (
-                one.mention
-                or one.kind == "mark"
-                or count > _PREDICATE
-                or one.tags & {"not", "wrong", "no", "than", "if"}
-            ):
+        words: set[str] = set()
+        for one in self.elements[self.mention.last + 1 : min(self.clause_end(), self.mention.last + _PREDICATE)]:
+            if one.mention or one.tags & {"not", "wrong", "no", "if"}:
                 return False
-            if "be" in seen and "the" in seen and "answer" in one.tags:
+            if "than" in one.tags:
+                break
+            if {"be", "the"} <= seen and "answer" in one.tags:
                 return True
             seen |= one.tags | ({"the"} if one.text == "the" else set())
-        return False
+            words.add(one.text)
+        praise = words & _SUPERLATIVES or ("be" in seen and words & {"more", "most"})
+        return bool(praise) and self.mention.kind == "label" and not self.mention.group
 
     def _alone_suits(self) -> bool:
         """``Only B is visible``."""
@@ -289,14 +303,19 @@ class _Reader(Surroundings):
         sentence, mention = self.sentence, self.mention
         if self._in_reason():
             return False
-        if mention.first == sentence.start and self._does():
+        if mention.first == self.clause_start() and self._does():
             return True
         if self.opens():
             nxt = self.elements[mention.last + 1] if mention.last + 1 < sentence.end else None
             comma = nxt is not None and nxt.kind == "mark" and nxt.text == ","
             whole = self.closed_sentence()
             return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self.closed())
-        return self._closes(left)
+        return self._closes(left) or (mention.kind == "label" and not mention.group and self._it_was())
+
+    def _it_was(self) -> bool:
+        """``it was B all along``."""
+        part = [one.text for one in self.elements[self.sentence.start : self.mention.first] if one.kind != "mark"]
+        return part in (["it", "was"], ["it", "is"], ["its"])
 
     def _closes(self, left: set[str]) -> bool:
         """``..., B.`` at the end of the reply; ``... so B``; ``...: B`` at the end of the sentence."""
@@ -328,7 +347,11 @@ class _Reader(Surroundings):
         if verb.kind == "tag" and "be" in verb.tags and "not" not in verb.tags:
             named = (one for one in self.elements[: self.mention.first] if one.kind == "label")
             joined = self.mention.first < self.mention.last
-            return joined or "what" in self._words_before() or any(one.labels & self.mention.labels for one in named)
+            return (
+                joined
+                or bool(_SUBJECTS & self._words_before())
+                or any(one.labels & self.mention.labels for one in named)
+            )
         clause = self.elements[self.clause_start() - 1] if self.clause_start() > self.sentence.start else verb
         earlier = any(one.kind == "label" for one in self.elements[self.sentence.start : self.clause_start()])
         leads = verb.text not in _PREPOSITIONS and "and" not in verb.tags and "but" in clause.tags and earlier
@@ -355,15 +378,44 @@ class _Reader(Surroundings):
         it = before[copula[0]].text in ("its", "cest") or (copula[0] > 0 and before[copula[0] - 1].text == "it")
         return it and bool(after) and after[0].text in ("that", "who", "which", "whom")
 
+    def _but_before(self) -> bool:
+        """``X, but Y``: the sentence comes from another option."""
+        before = self.elements[self.sentence.start : self.mention.first]
+        buts = [n for n, one in enumerate(before) if "but" in one.tags]
+        return bool(buts) and any(one.mention for one in before[: buts[-1]])
+
+    def _singled_out(self) -> bool:
+        """``both B and C ..., but B is ...``: one of a group, set against it."""
+        group = any(m.group and m.labels > self.mention.labels for m in self.sentence.mentions)
+        after = self.elements[self.mention.last + 1 : self.mention.last + 2]
+        return group and self._but_before() and bool(after) and "be" in after[0].tags
+
+    def _modal(self) -> bool:
+        """``it might be B``."""
+        return any(one.text in _MODALS for one in self.elements[self.clause_start() : self.mention.first])
+
     def _then(self) -> bool:
         """``then she gets angry``: one event after another."""
         clause = {one.text for one in self.elements[self.clause_start() : self.mention.first]}
-        return bool(clause & _SEQUENCE)
+        others = [one for one in self.sentence.mentions if one.labels != self.mention.labels]
+        after = {one.text for one in self.elements[self.mention.last + 1 : self.sentence.end]} if others else set()
+        return bool((clause | after) & _SEQUENCE)
+
+    def _compares(self) -> bool:
+        """``but E is more accurate``: of two, this one."""
+        predicate = self.elements[self.mention.last + 1 : self.clause_end()]
+        return any(one.text in _COMPARATIVES for one in predicate[:4])
 
     def _does(self) -> bool:
-        """``C does.``"""
-        said = [one.text for one in self.elements[self.mention.last + 1 : self.sentence.end] if one.kind != "mark"]
-        return said in (["does"], ["did"], ["do"], ["is"], ["it", "is"], ["then"])
+        """``C does``, ``C obviously``."""
+        said = [one.text for one in self.elements[self.mention.last + 1 : self.clause_end()] if one.kind != "mark"]
+        empty = {"filler", "maybe", "yes", "final"}
+        rest = self.elements[self.mention.last + 1 : self.sentence.end]
+        return said in (["does"], ["did"], ["do"], ["is"], ["it", "is"]) or (
+            self.mention.first == self.sentence.start
+            and self.mention.kind == "label"
+            and all(one.kind == "mark" or (one.tags and one.tags <= empty) for one in rest)
+        )
 
     def _also(self) -> bool:
         """``it could also be B``: one more possibility."""
@@ -380,7 +432,8 @@ class _Reader(Surroundings):
             return False
         index = self.mention.last + 1
         rest = [one for one in self.elements[index : self.sentence.end] if one.kind not in ("newline",)]
-        if self.after_colon():
+        noun = next(one for one in reversed(self.elements[: self.mention.last + 1]) if "answer" in one.tags)
+        if self.after_colon() or is_answer_name(noun.text, strict=True):
             return False
         return (
             bool(rest)
@@ -390,9 +443,9 @@ class _Reader(Surroundings):
 
     def _in_reason(self) -> bool:
         return any(
-            one.kind == "tag" and "because" in one.tags and not one.tags & {"filler", "be"}
+            "because" in one.tags and not one.tags & {"filler", "be"} and one.text not in _SUBJECTS
             for one in self.elements[self.sentence.start : self.mention.first]
-        ) and not (self.after("so", "answer", "choose", "because") or self._main_clause())
+        ) and not (self.after("so", "but", "answer", "choose", "because") or self._main_clause())
 
     def _main_clause(self) -> bool:
         """``since a knife is seen, B``: the option alone behind the comma that ends the reason."""

@@ -157,6 +157,9 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
     if left.kind != right.kind and not left.group:
         return None
     between = _less_remarks(between, elements[right.last + 1 : right.last + 2])
+    inside = any(one.text == "(" for one in between) and not any(one.text == ")" for one in between)
+    if inside and left.kind == "label" and any(one.tags & {"and", "or"} for one in between):
+        return None  # B (and possibly C)
     connected = False
     lead = elements[left.first - 1].tags if left.first else frozenset()
     for one in between:
@@ -169,6 +172,9 @@ def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention
             or (one.tags & {"filler", "answer", "maybe"} and not one.tags & _SEPARATES)
         ):
             return None
+    beyond = elements[right.last + 1 : right.last + 2]
+    if beyond and beyond[0].text == "being":
+        return None
     if connected or (not between and left.kind == "label"):
         labels = left.labels | right.labels
         complete = left.complete or any(one.tags & {"and", "or"} for one in between)

@@ -58,7 +58,8 @@ class Surroundings:
                     break
                 if one.tags & {"wrong", "right", "yes", "no"} and self.said_of_another(index):
                     break
-                tags |= one.tags
+                after = self.elements[index + 1].kind
+                tags |= one.tags - {"not"} if "no" in one.tags and after == "mark" else one.tags
             elif one.kind == "mark" and one.text == ",":
                 if not self.positive_before(index):
                     tags |= self.denied_before(index)
@@ -77,7 +78,8 @@ class Surroundings:
         for one in reversed(self.elements[self.sentence.start : index]):
             if one.mention:
                 return True
-            if one.kind != "tag" or not one.tags & {"be", "not", "filler"}:
+            aside = one.kind == "mark" and one.text in ":-–(["
+            if not aside and (one.kind != "tag" or not one.tags & {"be", "not", "filler"}):
                 return False
         return False
 
@@ -276,8 +278,10 @@ class Surroundings:
         if one.kind == "mark" and one.text in "'\"":
             after = self.elements[index + 1] if index + 1 < self.sentence.end else None
             return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
-        if one.kind == "newline" or (one.kind == "mark" and one.text not in "*?"):
+        if one.kind in ("newline", "text") or (one.kind == "mark" and one.text not in "*?"):
             return True
+        if one.text == "→":
+            return not any(other.mention for other in self.elements[index : self.sentence.end])
         return (
             one.kind == "tag"
             and bool(one.tags & {"because", "mend", "than", "but", "not"})

@@ -51,11 +51,13 @@ class Lexicon:
         phrases: first word -> (words of the phrase, what they do), longest first.
         letters: one-letter words, lower case.
         numbers: word -> digits.
+        english: English is among them.
     """
 
     phrases: dict[str, list[tuple[tuple[str, ...], frozenset[str]]]]
     letters: frozenset[str]
     numbers: dict[str, str]
+    english: bool
 
     def longest(self, tokens: Sequence[Token], index: int) -> tuple[int, frozenset[str]]:
         """Return how many tokens the longest phrase at ``index`` covers (0: none), and its tags."""
@@ -159,7 +161,7 @@ def _lexicon(languages: tuple[str, ...]) -> Lexicon:
             index.setdefault("~" + folded[0], []).append((folded, frozenset(tags)))
     for entries in index.values():
         entries.sort(key=lambda entry: -len(entry[0]))
-    return Lexicon(index, frozenset(letters), numbers)
+    return Lexicon(index, frozenset(letters), numbers, "en" in languages)
 
 
 @lru_cache(maxsize=16384)
