@@ -81,6 +81,12 @@ _LATEX_SIGNS = (
     (re.compile(r"\\([%$&#_{}*\-.!\[\]()>+`~|])"), r"\1"),
 )
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.M)
+_TILDE_FENCE = re.compile(r"^[ \t]*~{3,}[\w+-]*[ \t]*$", re.M)
+_POINTED_AT = re.compile(
+    r"[ \t]*(?:<[-=]+|[←⬅⇐👈]\uFE0F?)[ \t]*"
+    r"(?:(?:this(?: one)?|here|(?:my |the )?(?:answer|choice|pick)|correct)[ \t]*[.!]?)?[ \t]*$",
+    re.M | re.I,
+)
 _INLINE_FENCE = re.compile(r"```(?:[a-z]{2,10}\b[ \t]*\n)?|~~~")
 _LINE_TAG = re.compile(
     r"<\s*/?\s*(?:p|div|br|li|ul|ol|h[1-6]|section|article|blockquote|pre|hr|dd|dt|dl|body|html|head|main|header|footer|center|details|summary)\b[^<>]*>",
@@ -116,7 +122,7 @@ def clean(reply: str) -> str | None:
     after = _after_reasoning(text)
     if after is None:
         return None
-    text = _first_turn(_without_struck(after))
+    text = _first_turn(_without_struck(_TILDE_FENCE.sub("", after)))
     text = fields_as_lines(text)
     text = _marked_items(text)
     text = _unwrap(text)
@@ -199,6 +205,7 @@ def _first_turn(text: str) -> str:
 
 def _marked_items(text: str) -> str:
     """Write the mark of a ticked, or of the only bold, item of a list as a tick behind it."""
+    text = _POINTED_AT.sub(" ✓", text)
     text = _BOXES.sub(lambda line: re.sub(f"(?={_BOX})", "\n", line[0]), text)
     ticked = _CHECKED.sub(lambda line: f"{line[1]} ✓", text)
     text = _UNCHECKED.sub(lambda line: f"{line[1]} ✗" if ticked != text else line[1], ticked)

@@ -78,6 +78,9 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     if elements[mention.first].kind != "label":
         return False
     following = elements[mention.first + 1 : mention.first + 3]
+    opens = mention.first == 0 or elements[mention.first - 1].kind == "newline"
+    if opens and following and following[0].text in ".):" and (len(following) == 1 or following[1].kind == "newline"):
+        return True
     if not following or following[0].kind not in ("mark", "text"):
         return False
     own = len(following) > 1 and following[1].kind == "text" and following[1].labels & mention.labels
@@ -306,6 +309,10 @@ class _Timeline:
         if tags & {"answer"} and not tags & {"right", "wrong"}:
             return
         picked = "choose" in tags and any(one.text in ("it", "this", "that") for one in rest)
+        denied = not sentence.mentions and sentence.end == len(self._elements) and self._asked is None
+        if denied and rest and all(one.kind != "tag" or "no" in one.tags for one in rest) and "no" in tags:
+            self._choices = [choice for choice in self._choices if choice.labels != self._topic.labels]
+            return
         positive = (bool(tags & {"right"}) or picked) and not tags & {"not", "wrong", "no", "not_after"}
         negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(
             tags & {"right"} and tags & {"not", "not_after"}

@@ -21,6 +21,7 @@ _LINKS = {"as", "for", "with", "which", "who", "where", "when", "in", "on", "bas
 _TURKISH_SUFFIX = re.compile(
     r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I
 )
+_TITLES = {"mr", "mrs", "ms", "dr", "prof", "miss"}
 _LEAST_ADVERB = 6
 _FUNCTION_TAGS = {"yes", "no"}
 _ABSOLUTE = {"all", "none", "both", "neither", "either", "有", "没有"}
@@ -166,9 +167,12 @@ def _turkish(token: Token) -> bool:
 def _belongs_to_a_word(tokens: Sequence[Token], index: int) -> bool:
     token = tokens[index]
     before = tokens[index - 1] if index else None
+    titled = tokens[max(0, index - 2) : index]
+    if titled and titled[0].norm in _TITLES and all(one.norm in _TITLES or one.text == "." for one in titled):
+        return True
     after = tokens[index + 1] if index + 1 < len(tokens) else None
     if before is not None and token.glued:
-        if before.kind == "number" or (before.kind == "symbol" and before.text not in "<>=/*|~\\&→✓✗"):
+        if before.kind == "number" or (before.kind == "symbol" and before.text not in "<>=/*|~\\→✓✗"):
             return True
         if before.kind == "word" and before.text.isascii():
             return True
@@ -178,7 +182,7 @@ def _belongs_to_a_word(tokens: Sequence[Token], index: int) -> bool:
             return True
     if after is not None and after.glued:
         beyond = tokens[index + 2] if index + 2 < len(tokens) else None
-        if after.kind in ("number", "address") or (after.kind == "symbol" and after.text not in "<>=/*|~\\&→✓✗"):
+        if after.kind in ("number", "address") or (after.kind == "symbol" and after.text not in "<>=/*|~\\→✓✗"):
             return True
         if after.kind == "word" and after.text.isascii():
             return True
@@ -218,6 +222,8 @@ def _set_off(tokens: Sequence[Token], index: int) -> bool:
 
 def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, before: Sequence[Element]) -> bool:
     """A letter that is also a word, with a word behind it: is it used as a label?"""
+    if tokens[index].norm == "i" and tokens[index + 1].norm != "is":
+        return False
     upper = tokens[index].text.isupper()
     title = bool(before) and before[-1].kind == "tag" and "answer" in before[-1].tags
     length, tags = lexicon.longest(tokens, index + 1)

@@ -110,6 +110,7 @@ class OptionTexts:
         """Labels of the options whose text the tokens are, as a whole."""
         strings = {articles: self._text(tokens, articles).string for articles in (False, True)}
         same = [spelling for spelling in self._spellings if spelling.key == strings[spelling.articles]]
+        same = [spelling for spelling in same if _names_as_much(tokens, spelling) and not _negative(tokens, 1)]
         raw = _bare(" ".join(_raw(tokens).split()))
         return self._told_apart(same, [raw])
 
@@ -184,7 +185,7 @@ class OptionTexts:
 
     @staticmethod
     def _article(token: Token, after: Token | None) -> bool:
-        if token.norm not in _ARTICLES or after is None or after.kind != "word":
+        if token.norm not in _ARTICLES or after is None or (after.kind != "word" and after.text != "-"):
             return False
         return after.norm not in _NOT_AFTER_ARTICLE
 
@@ -261,8 +262,7 @@ class OptionTexts:
             return False
         if "," in spelling.raw and _goes_on(tokens, start, end):
             return False
-        letters, names = _named(tokens[start:end])
-        if letters < spelling.names or names > spelling.letters:
+        if not _names_as_much(tokens[start:end], spelling):
             return False
         before = tokens[start - 1] if start else None
         after = tokens[end] if end < len(tokens) else None
@@ -276,6 +276,8 @@ class OptionTexts:
                     return False
             elif _joined(last, after, None, tokens[end + 1] if end + 1 < len(tokens) else None):
                 return False
+        if _negative(tokens, start):
+            return False
         if first.kind == "number" or spelling.key.startswith("\x01"):
             if (
                 start > 1
@@ -297,6 +299,18 @@ class OptionTexts:
             return False
         fraction = after.kind == "number" and "/" in after.norm
         return not (after.norm in _OPERATORS or after.norm in _MULTIPLIERS or fraction)
+
+
+def _negative(tokens: Sequence[Token], start: int) -> bool:
+    """``-$5``."""
+    sign, symbol = tokens[start - 1 : start] if start else [], tokens[start : start + 1]
+    return bool(sign and symbol) and sign[0].text in "-–" and symbol[0].kind == "symbol" and symbol[0].glued
+
+
+def _names_as_much(tokens: Sequence[Token], spelling: _Spelling) -> bool:
+    """The letter a names something as often as in the option, not more."""
+    letters, names = _named(tokens)
+    return letters >= spelling.names and not (names and max(names, letters) > spelling.letters)
 
 
 def _goes_on(tokens: Sequence[Token], start: int, end: int) -> bool:

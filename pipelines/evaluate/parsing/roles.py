@@ -212,6 +212,8 @@ class _Reader(Surroundings):
             one = self.elements[index]
             if one.kind != "tag":
                 continue
+            if one.text == "whether" and self.mention.last < index:
+                continue  # it is unclear whether
             if "if" in one.tags and not one.tags & {"maybe", "answer", "no", "yes", "final"}:
                 opens = index == self.sentence.start or self.elements[index - 1].kind in ("mark", "newline")
                 if opens or not one.tags & {"be", "filler", "not"}:
