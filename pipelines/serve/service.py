@@ -175,6 +175,7 @@ class Service:
         async for event in events:
             if isinstance(event, Started):
                 continue
+            assert not isinstance(event, VideoCaption), "captions are another request's"
             if isinstance(event, Delta) and first:
                 first = False
                 self.metrics.first_token_seconds.labels(model).observe(time.monotonic() - started_s)
