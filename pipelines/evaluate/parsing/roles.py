@@ -138,7 +138,7 @@ class _Reader(Surroundings):
             return True
         if any("first" in tags for tags in self.walked) or self._said_by_another() or self._is_name():
             return True
-        if {"others", "choose"} <= self.right():
+        if {"others", "choose"} <= self.right() or self._not_excluded():
             return True
         if "first" in self.tags(sentence.start, self.mention.first) & {"first"} and not self.after(
             "but", "mend", "so", "first"
@@ -155,6 +155,10 @@ class _Reader(Surroundings):
         ):
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
+
+    def _not_excluded(self) -> bool:
+        """``B cannot be excluded`` does not choose it."""
+        return {"not", "wrong"} <= self.right() and self.mention.kind == "label"
 
     def _is_name(self) -> bool:
         """``scene C``, ``Grade: B``: the letter names a thing."""

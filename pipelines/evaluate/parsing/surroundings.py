@@ -10,6 +10,7 @@ from pipelines.evaluate.parsing.statements import Mention, Sentence
 _THAT = {"dass", "daß", "что", "że", "that", "hogy", "att", "dat"}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
 _REACH = 120
+_RELATIVE = 20
 
 
 class Surroundings:
@@ -135,6 +136,9 @@ class Surroundings:
                 if closing and not inner & {"right", "wrong", "not", "yes", "no"}:
                     index = closing + 1
                     continue
+            elif one.text == "," and (resumed := self._behind_relative(index)):
+                index = resumed
+                continue
             elif one.kind == "mark" and one.text in ",:–-.":
                 if not self.verdict_at(index + 1):
                     break
@@ -159,6 +163,16 @@ class Surroundings:
                 break
             index += 1
         return walked
+
+    def _behind_relative(self, comma: int) -> int:
+        """Where the sentence goes on behind ``, which mentions a piano,``; 0 where there is no such clause."""
+        part = self.elements[comma + 1 : min(comma + _RELATIVE, self.sentence.end)]
+        if not part or part[0].text not in ("which", "who"):
+            return 0
+        closing = next((n for n, one in enumerate(part) if one.text == "," or one.mention), None)
+        if closing is None or part[closing].mention:
+            return 0
+        return comma + 1 + closing + 1
 
     def verdict_at(self, index: int) -> bool:
         """A verdict on what stands before: ``A: wrong``, ``A, which is right``."""
