@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import time
 from pathlib import Path
+from typing import Any
 
 from jobs.checkpoint import checkpoint_folder, device_of
 from jobs.terminal import Progress, note, note_damage, quiet_libraries
 from longvu_model.presets import SEAL
 from longvu_model.video import FrameSampling
-from pipelines import answering, storage
-from pipelines.extract.towers import fingerprint, load_towers
+from pipelines import storage
+from pipelines.engine import Engine, EngineConfig, SamplingParams
+from pipelines.errors import UserError
+from pipelines.extract.towers import family_of, fingerprint, load_towers
 from pipelines.store import FeatureStore, StoreError
+from pipelines.video_models import Prompt, VideoModel, WatchedMedia, load_video_model
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,32 +26,79 @@ def run(options: argparse.Namespace) -> int:
     folder = checkpoint_folder(options.model)
     if (folder / SEAL).is_file():
         note(f"note: {options.model} has random weights, its answer means nothing; --model takes a trained checkpoint")
-    model, processor = answering.load_model(folder, device)
-    if options.threshold is not None:
-        model.config.dino_threshold = options.threshold
-    input_ids = answering.question_ids(processor, options.question)
-    if options.store is None:
-        sampling = FrameSampling(fps=options.fps)
-        watched = answering.watch(model, processor, options.video, sampling, input_ids, Progress("frames"))
-    else:
-        store = FeatureStore.open(options.store)
-        check_towers(store, folder)
-        watched = answering.recall(model, processor, store, options.video, input_ids)
+    overrides = {} if options.threshold is None else {"dino_threshold": options.threshold}
+    model = load_video_model(folder, device, overrides=overrides)
+    watched = _media(model, folder, options)
     note_damage(options.video, watched.damage)
-    answer = answering.answer(model, processor, watched, input_ids, options.max_new_tokens)
-    print(answer.text)
-    note(str(answer))
+    part: dict[str, Any] = {"type": watched.kind}
+    if options.subtitles is not None:
+        part["subtitles"] = _subtitles(model, options.subtitles)
+    started_s = time.perf_counter()
+    content = [part, {"type": "text", "text": options.question}]
+    prompt = model.prompt([{"role": "user", "content": content}], [watched])
+    print(_answer(model, prompt, options.max_new_tokens))
+    seconds = watched.seconds | {"answer": time.perf_counter() - started_s}
+    steps = ", ".join(f"{step} {value:.2f} s" for step, value in seconds.items())
+    note(
+        f"{watched.num_sampled} frames sampled, {sum(map(len, prompt.kept_times_s))} kept; regime {prompt.regime}, "
+        f"{prompt.visual_tokens} visual and {prompt.text_tokens} text tokens; {steps}"
+    )
     return 0
 
 
+def _media(model: VideoModel, folder: Path, options: argparse.Namespace) -> WatchedMedia:
+    if options.store is None:
+        sampling = None if options.fps is None else FrameSampling(fps=options.fps)
+        return model.watch(options.video, sampling, Progress("frames"))
+    store = FeatureStore.open(options.store)
+    check_towers(store, folder)
+    return model.recall(store, options.video)
+
+
+def _subtitles(model: VideoModel, path: Path) -> Any:
+    from longvu_model.llamavid.long_video import read_srt
+    from longvu_model.subtitles import decode_subtitles
+    from pipelines.video_models.llamavid import LlamaVid
+
+    if not isinstance(model, LlamaVid):
+        raise UserError(f"--subtitles {path}: only LLaMA-VID reads them between frames, the model is a {model.family}")
+    try:
+        return read_srt(decode_subtitles(path.read_bytes()), model.config.rules)
+    except OSError as error:
+        raise UserError(f"--subtitles {path}: {error.strerror}; give an .srt file") from None
+
+
+def _answer(model: VideoModel, prompt: Prompt, max_new_tokens: int) -> str:
+    longest = min(model.max_length, len(prompt) + max_new_tokens)
+    with contextlib.closing(Engine(model, EngineConfig(slots=1, max_length=longest))) as engine:
+        return engine.submit(prompt, SamplingParams(max_tokens=max_new_tokens)).result().text.strip()
+
+
 def check_towers(store: FeatureStore, folder: Path) -> None:
-    """Raise StoreError unless the store was made with the towers of this checkpoint."""
+    """Ensure that a store was made with the towers of a checkpoint, and with pixels made as it takes them.
+
+    Raises:
+        StoreError: it was not; names what differs.
+    """
     if store.manifest.model.get("fingerprint") == fingerprint(folder):
         return
+    made_with = f"use the checkpoint it was made with ({store.manifest.model.get('name', 'see its store.json')})"
+    family = family_of(folder)
+    lacking = store.manifest.towers.keys() - {feature.name for feature in family.features}
+    if lacking:
+        raise StoreError(
+            f"{storage.shown(store.uri)} has features of {', '.join(sorted(lacking))}, which {family.name} "
+            f"({folder}) does not have: {made_with}"
+        )
     bundle = load_towers(folder, tuple(store.manifest.towers))
     for name, digest in store.manifest.towers.items():
         if bundle.digest(name) != digest:
             raise StoreError(
-                f"{storage.shown(store.uri)} was made with another {name} tower than that of {folder}: "
-                f"use the checkpoint it was made with ({store.manifest.model.get('name', 'see its store.json')})"
+                f"{storage.shown(store.uri)} was made with another {name} tower than that of {folder}: {made_with}"
+            )
+        pixels = store.manifest.preprocessing.get(name)
+        if pixels is not None and pixels != bundle.preprocessing(name):
+            raise StoreError(
+                f"{storage.shown(store.uri)} was made with other pixels for the {name} tower than {folder} takes: "
+                f"{made_with}"
             )

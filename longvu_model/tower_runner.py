@@ -53,6 +53,8 @@ class TowerRunner:
     ):
         if batch_frames < WINDOW_FRAMES or batch_frames % WINDOW_FRAMES:
             raise ValueError(f"batch_frames={batch_frames}: must be a multiple of {WINDOW_FRAMES}")
+        if WINDOW_FRAMES % tower.window:
+            raise ValueError(f"a tower with windows of {tower.window} frames: they must divide {WINDOW_FRAMES}")
         self.device, self.batch_frames = device, batch_frames
         self.compiled = device.type == "cuda" if compiled is None else compiled
         self.one_shape = (self.compiled or device.type != "cpu") if one_shape is None else one_shape
@@ -68,30 +70,52 @@ class TowerRunner:
         """Features of all frames in order, batch by batch.
 
         Args:
-            frames_FssC: uint8, already padded to squares of the tower's size.
-            group_sizes: frames of each group, where batches begin on a CPU; one group when absent.
+            frames_FssC: uint8, already made squares of the tower's size; or float32 (F, 3, s, s), normalised too.
+            group_sizes: frames of each group, where batches begin on a CPU, and temporal windows of towers that have
+                them; one group when absent.
 
         Yields:
             (n, P, D) on the device, ready for the stream that is current.
         """
         self._check(frames_FssC)
-        groups = [len(frames_FssC)] if group_sizes is None or self.one_shape else group_sizes
+        groups = [len(frames_FssC)] if group_sizes is None else group_sizes
+        if any(size % self._tower.window for size in groups):
+            yield from self._run_filled(frames_FssC, groups)
+            return
+        groups = [len(frames_FssC)] if self.one_shape else groups
         parts = (frames_FssC[part] for part in batches(groups, self.batch_frames))
         if self._lane is not None:
             yield from self._lane.run(parts, self.batch_frames, self.encode)
             return
         for part in parts:
             padding = self.batch_frames - len(part) if self.one_shape else 0
-            pixels = np.concatenate([part, np.zeros((padding, *part.shape[1:]), np.uint8)]) if padding else part
+            pixels = np.concatenate([part, np.zeros((padding, *part.shape[1:]), part.dtype)]) if padding else part
             yield self.encode(torch.from_numpy(pixels))[: len(part)]
+
+    def _run_filled(self, frames_FssC: np.ndarray, groups: Sequence[int]) -> Iterator[Tensor]:
+        """Each group filled up to whole windows by copies of its last frame, whose features are left out."""
+        filled = [size + -size % self._tower.window for size in groups]
+        within = [np.arange(full) for full in filled]
+        last = [start + size - 1 for start, size in zip(np.cumsum(groups) - groups, groups, strict=True)]
+        places = [np.minimum(end - size + 1 + at, end) for end, size, at in zip(last, groups, within, strict=True)]
+        shown = torch.from_numpy(np.concatenate([at < size for at, size in zip(within, groups, strict=True)]))
+        first = 0
+        for features in self.run(frames_FssC[np.concatenate(places)], filled):
+            part = shown[first : first + len(features)]
+            yield features if bool(part.all()) else features[part.to(features.device)]
+            first += len(features)
 
     @torch.inference_mode()
     def encode(self, frames_FssC: Tensor) -> Tensor:
-        """One call of the tower: uint8 on the device -> (F, P, D)."""
+        """One call of the tower: frames on the device, as for :meth:`run`, -> (F, P, D)."""
+        pixels = frames_FssC if frames_FssC.is_floating_point() else self._normalized(frames_FssC)
+        return self._encode(pixels.to(self._tower.patch.weight.dtype))
+
+    def _normalized(self, frames_FssC: Tensor) -> Tensor:
         pixels = torch.empty(len(frames_FssC), 3, *frames_FssC.shape[1:3], device=self.device)
         for channel in range(3):
             pixels[:, channel] = self._normalized_3V[channel].take(frames_FssC[..., channel].long())
-        return self._encode(pixels.to(self._tower.patch.weight.dtype))
+        return pixels
 
     def warm_up(self) -> None:
         """Compile and take the memory that a full batch needs."""
@@ -101,10 +125,12 @@ class TowerRunner:
 
     def _check(self, frames_FssC: np.ndarray) -> None:
         size = self._tower.image_size
-        if frames_FssC.dtype != np.uint8 or frames_FssC.shape[1:] != (size, size, 3):
+        form = (frames_FssC.dtype.name, frames_FssC.shape[1:])
+        if form not in (("uint8", (size, size, 3)), ("float32", (3, size, size))):
             raise ValueError(
                 f"frames are {frames_FssC.dtype} {frames_FssC.shape}: {type(self._tower).__name__} takes uint8 "
-                f"(frames, {size}, {size}, 3); pad and resize them with tower_pixels.padded_square"
+                f"(frames, {size}, {size}, 3); pad and resize them with tower_pixels.padded_square; or normalised "
+                f"float32 (frames, 3, {size}, {size})"
             )
 
 
@@ -150,10 +176,10 @@ class _GpuLane:
             yield self._hand_over(*ahead)
 
     def _upload(self, part: np.ndarray, batch_frames: int, turn: int) -> tuple[Tensor, torch.cuda.Event]:
-        shape = (batch_frames, *part.shape[1:])
-        if not self._buffers or self._buffers[0].shape != shape:
+        shape, dtype = (batch_frames, *part.shape[1:]), torch.uint8 if part.dtype == np.uint8 else torch.float32
+        if not self._buffers or self._buffers[0].shape != shape or self._buffers[0].dtype != dtype:
             torch.cuda.synchronize(self._device)
-            self._buffers = [torch.zeros(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+            self._buffers = [torch.zeros(shape, dtype=dtype, pin_memory=True) for _ in range(2)]
         buffer, sent = self._buffers[turn], self._sent[turn]
         sent.synchronize()
         # What is left behind the last frames is an older batch's, and its features are cut off.

@@ -117,6 +117,8 @@ class Tower(nn.Module, ABC):
     image_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    window: int = 1
+    """Consecutive frames that see one another; frames come in whole windows."""
 
     def __init__(self, width: int, patch_size: int, blocks: Sequence[nn.Module], patch_bias: bool = True):
         super().__init__()

@@ -85,8 +85,7 @@ def load(
     """
     folder = local_folder(source)
     published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
-    # The library has written CLIP towers both with and without their prefix.
-    named = {name.replace("_tower.vision_model.", "_tower."): tensor for name, tensor in tensors(folder)}
+    named = _named(folder)
     for tower, prefix in ((image_tower, names.IMAGE_TOWER_PREFIX), (video_tower, names.VIDEO_TOWER_PREFIX)):
         if tower is not None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith(prefix)}
@@ -94,6 +93,22 @@ def load(
     config, state = read(published, named, source)
     kwargs.setdefault("dtype", "auto")
     return VideoLLaMBForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
+
+
+def read_config(source: str | Path) -> VideoLLaMBConfig:
+    """The configuration of a checkpoint in the published layout; of its weights only the shapes are looked at.
+
+    Raises:
+        CheckpointError: the configuration is not supported.
+        FileNotFoundError: a folder or its files do not exist.
+    """
+    folder = local_folder(source)
+    return config_from_published(json.loads((folder / "config.json").read_text()), _named(folder))
+
+
+def _named(folder: Path) -> dict[str, Tensor]:
+    # The library has written CLIP towers both with and without their prefix.
+    return {name.replace("_tower.vision_model.", "_tower."): tensor for name, tensor in tensors(folder)}
 
 
 def _read_tower(folder: Path, prefix: str) -> dict[str, Tensor]:

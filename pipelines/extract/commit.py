@@ -51,8 +51,8 @@ def _frames(
         "frame_index": pa.array(arrays["frame_index"]),
         "pts_s": pa.array(arrays["pts_s"]),
         "window": pa.array(np.concatenate([np.empty(0, np.int64), *windows]), pa.int32()),
-        "similarity": pa.array(arrays["similarity"]),
-        "kept": pa.array(arrays["kept"]),
+        "similarity": pa.array(arrays["similarity"]) if "similarity" in arrays else pa.nulls(sum(counts), pa.float32()),
+        "kept": pa.array(arrays["kept"]) if "kept" in arrays else pa.nulls(sum(counts), pa.bool_()),
     }
     for spec in specs:
         columns[spec.name] = encode(arrays[spec.name], arrays["stored"], spec)
@@ -79,7 +79,7 @@ def _videos(
     rows = []
     for member, first, last in zip(header["members"], starts[:-1], starts[1:], strict=True):
         row = {name: member.get(name) for name in VIDEOS.names} | {"unit_id": header["unit_id"]}
-        row |= {name: arrays[name][first:last] for name in _PER_FRAME}
+        row |= {name: arrays[name][first:last] for name in _PER_FRAME if name in arrays}
         if first < last:
             row |= {f"{spec.name}_digest": _digest(arrays, spec, first, last) for spec in specs}
         rows.append(row)

@@ -15,7 +15,7 @@ class FeatureConfig(Config):
     """What is stored for a frame."""
 
     dtype: Literal["float16", "bfloat16", "float8_e4m3fn"] = setting("float16", about="number format of features")
-    siglip: bool = setting(False, about="also store SigLIP features, so that answering needs no video")
+    siglip: bool = setting(False, about="LongVU: also store SigLIP features, so that answering needs no video")
     jpeg_edge_px: int = setting(
         0, about="longer edge in pixels of a thumbnail of every sampled frame; 0 for none", ge=0, le=1024
     )
@@ -93,16 +93,22 @@ class ExtractConfig(Config):
     store: str = setting("runs", about="root; the store is <root>/features/<name>-<digest>", in_digest=False)
     workdir: str = setting("runs", about="local folder for MLflow and preset models", in_digest=False)
     model: str = setting(
-        "tiny", about="checkpoint folder or preset name; its towers' digest is in store.json", in_digest=False
+        "tiny",
+        about="checkpoint folder or preset name of LongVU, LLaMA-VID or VideoLLaMB: its family's features are stored, "
+        "its towers' digest is in store.json",
+        in_digest=False,
     )
     sampling: str = setting("fps:1", about="which frames: fps:R (frames per second), uniform:N, with ,max:N")
     keep_threshold: float = setting(
-        0.90, about="frames with a window similarity below it are kept, and their features stored", gt=0, le=1
+        0.90,
+        about="LongVU: frames with a window similarity below it are kept, and their features stored",
+        gt=0,
+        le=1,
     )
     keep_all_below: int = setting(
         256,
-        about="sources of at most so many sampled frames store them all: such a video fits a context of 8192 tokens "
-        "as it is (16:9 at 36 tokens a frame), and the model then drops no frame",
+        about="LongVU: sources of at most so many sampled frames store them all: such a video fits a context of 8192 "
+        "tokens as it is (16:9 at 36 tokens a frame), and the model then drops no frame",
         ge=0,
     )
     features: FeatureConfig = setting(FeatureConfig(), about="what is stored for a frame")

@@ -1,8 +1,9 @@
-"""Decode a unit: every sampled frame of its members, padded and resized to what the towers take, still 8 bits.
+"""Decode a unit: every sampled frame of its members, padded or cropped and resized to what the towers take.
 
 The resize is the last step before normalisation in which frames are rounded to 8 bits, so resized frames lose nothing
-and are a tenth of the decoded ones. It is done in the decoding child, which saves their way through a pipe. A source
-that cannot be used becomes a member with an error, never an exception.
+as 8 bits and are a tenth of the decoded ones. It is done in the decoding child, which saves their way through a pipe.
+Where a tower's frames are resized in floating point, they are made floats here, of whole frames. A source that cannot
+be used becomes a member with an error, never an exception.
 
 Shapes: T sampled frames of the unit, s input side of a tower.
 """
@@ -36,6 +37,7 @@ from longvu_model.video.supervised import supervised_blocks
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.config import DecodeConfig
+from pipelines.extract.families import FramePixels
 from pipelines.extract.fetch import Fetcher
 from pipelines.extract.index import IMAGE, VIDEO
 from pipelines.extract.plan import Member, Unit
@@ -51,37 +53,45 @@ class DecodeSettings:
 
     Args:
         sampling: text of the sampling rule.
-        pixels: input of each tower by feature name.
+        pixels: input of each tower by feature name, of frames of videos.
         jpeg_edge_px: longer edge of thumbnails; 0 for none.
         decode: deadlines and limits.
         stage_edges_px: longer edges of the frames that users' stages take.
+        image_pixels: as ``pixels``, of pictures, where they differ.
     """
 
     sampling: str
-    pixels: Mapping[str, TowerPixels]
+    pixels: Mapping[str, TowerPixels | FramePixels]
     jpeg_edge_px: int
     decode: DecodeConfig
     stage_edges_px: tuple[int, ...] = ()
+    image_pixels: Mapping[str, TowerPixels | FramePixels] = field(default_factory=dict)
 
     @property
-    def whole_frames(self) -> bool:
+    def shows_frames(self) -> bool:
         """Whether more is made of the frames than what the towers take."""
         return bool(self.jpeg_edge_px or self.stage_edges_px)
+
+    def pixels_of(self, kind: str) -> dict[str, TowerPixels | FramePixels]:
+        """Input of each tower of a video or picture."""
+        return {**self.pixels, **(self.image_pixels if kind == IMAGE else {})}
 
 
 class _Frames:
     """Frames of one tower in one array, which grows when a container promised too few."""
 
-    def __init__(self, size: int, expected: int):
-        self._array = np.empty((expected, size, size, 3), np.uint8)
+    def __init__(self, pixels: TowerPixels | FramePixels, expected: int):
+        squares = isinstance(pixels, TowerPixels)
+        shape = (pixels.size, pixels.size, 3) if squares else (3, pixels.size, pixels.size)
+        self._array = np.empty((expected, *shape), np.uint8 if squares else np.float32)
         self.count = 0
 
-    def extend(self, frames_TssC: np.ndarray) -> None:
-        end = self.count + len(frames_TssC)
+    def extend(self, frames: np.ndarray) -> None:
+        end = self.count + len(frames)
         if end > len(self._array):
-            room = np.empty((max(WINDOW_FRAMES, end // 2), *self._array.shape[1:]), np.uint8)
+            room = np.empty((max(WINDOW_FRAMES, end // 2), *self._array.shape[1:]), self._array.dtype)
             self._array = np.concatenate([self._array, room])
-        self._array[self.count : end] = frames_TssC
+        self._array[self.count : end] = frames
         self.count = end
 
     @property
@@ -99,10 +109,12 @@ class _Collected:
     pts_s: list[float] = field(default_factory=list)
     jpegs: list[bytes] = field(default_factory=list)
 
-    def add(self, block: FrameBlock, settings: DecodeSettings) -> None:
-        for name, squares_TssC in zip(settings.pixels, block.squares, strict=True):
-            self.frames[name].extend(squares_TssC)
-        if settings.whole_frames:
+    def add(self, block: FrameBlock, settings: DecodeSettings, kind: str) -> None:
+        squares = iter(block.squares)
+        for name, pixels in settings.pixels_of(kind).items():
+            made = next(squares) if isinstance(pixels, TowerPixels) else pixels.normalized(block.frames)
+            self.frames[name].extend(made)
+        if settings.shows_frames:
             for picture in map(Image.fromarray, block.frames):
                 if settings.jpeg_edge_px:
                     self.jpegs.append(_thumbnail(picture, settings.jpeg_edge_px))
@@ -127,11 +139,12 @@ def decode_unit(unit: Unit, settings: DecodeSettings, fetcher: Fetcher) -> tuple
 
     Returns:
         header with ``unit_id`` and ``members`` (a videos row each, without the columns that have a value per frame,
-        plus total_samples), and arrays: one uint8 (T, s, s, 3) per tower, frame_index int64 (T,), pts_s float64 (T,),
-        and with thumbnails jpeg uint8 (bytes,) and jpeg_bytes int64 (T,); for stages the arrays of ``StageFrames``.
+        plus total_samples), and arrays: one uint8 (T, s, s, 3) or float32 (T, 3, s, s) per tower, frame_index int64
+        (T,), pts_s float64 (T,), and with thumbnails jpeg uint8 (bytes,) and jpeg_bytes int64 (T,); for stages the
+        arrays of ``StageFrames``.
     """
     expected = sum(member.expected_samples or 0 for member in unit.members)
-    towers = {name: _Frames(pixels.size, expected) for name, pixels in settings.pixels.items()}
+    towers = {name: _Frames(pixels, expected) for name, pixels in settings.pixels.items()}
     collected = _Collected(towers, StageFrames(settings.stage_edges_px))
     members = [_decode_member(member, settings, collected, fetcher) for member in unit.members]
     arrays = {name: frames.array for name, frames in collected.frames.items()} | collected.stages.arrays()
@@ -238,6 +251,8 @@ def _decode_file(
         end_s = sampling.end_s if member.end_s is None else member.end_s
         sampling = dataclasses.replace(sampling, start_s=start_s, end_s=end_s)
     limits = settings.decode
+    towers = settings.pixels_of(member.kind).values()
+    squares = [(pixels.size, pixels.fill) for pixels in towers if isinstance(pixels, TowerPixels)]
     try:
         stream = supervised_blocks(
             path,
@@ -246,11 +261,11 @@ def _decode_file(
             max_pixels=limits.max_pixels,
             block_frames=block_frames,
             backend=decoder,
-            squares=[(pixels.size, pixels.fill) for pixels in settings.pixels.values()],
-            whole=settings.whole_frames,
+            squares=squares,
+            whole=settings.shows_frames or len(squares) < len(towers),
         )
         for block in stream:
-            collected.add(block, settings)
+            collected.add(block, settings, member.kind)
     except VideoError as error:
         error.message = error.message.replace(str(path), storage.shown(member.source))
         raise

@@ -1,4 +1,7 @@
-"""Encode a unit: DINOv2 features and window similarity of every sampled frame; what is kept; SigLIP of what is stored.
+"""Encode a unit: features of every sampled frame, or with DINOv2's among them of those that are worth storing.
+
+Frames are selected by DINOv2 alone: its features and window similarity of every sampled frame decide what is kept, and
+the other towers see only what is stored. Without it, all is stored.
 
 Batching, uploads and memory are :mod:`longvu_model.tower_runner`'s. Windows begin at the start of each source, and on a
 CPU batches do too, so a source that was split gives the same numbers as a whole one.
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +22,11 @@ import torch
 from longvu_model.frame_selection import window_similarity
 from longvu_model.tower_runner import TowerRunner, call_within_memory
 from pipelines.errors import UserError
+from pipelines.extract.families import Kind
+from pipelines.extract.index import IMAGE
 from pipelines.extract.towers import TowerBundle
 from pipelines.store.features import FeatureSpec, cast_features, raw_bytes
-from pipelines.store.schema import WINDOW_FRAMES
+from pipelines.store.schema import SELECTING, WINDOW_FRAMES
 
 Result = TypeVar("Result")
 
@@ -31,8 +36,8 @@ class EncodeSettings:
     """What encode actors know.
 
     Args:
-        specs: how each tower's features are stored, DINOv2 first.
-        keep_threshold, keep_all_below: as in the store's manifest.
+        specs: how each tower's features are stored, DINOv2 first where it is one of them.
+        keep_threshold, keep_all_below: as in the store's manifest; for DINOv2 only.
         precision: number format of the towers.
         batch_frames: frames per call of a tower, a multiple of 16.
         compile: whether towers are compiled; None: on CUDA only.
@@ -48,10 +53,17 @@ class EncodeSettings:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Towers in place and ready to run; their batches shrink for good where memory runs out."""
+    """Towers in place and ready to run; their batches shrink for good where memory runs out.
+
+    Args:
+        runners: by feature.
+        settings: what they were made for.
+        image_runners: of the features that have another tower for pictures.
+    """
 
     runners: Mapping[str, TowerRunner]
     settings: EncodeSettings
+    image_runners: Mapping[str, TowerRunner] = field(default_factory=dict)
 
     @classmethod
     def load(cls, bundle: TowerBundle, settings: EncodeSettings) -> Encoder:
@@ -61,24 +73,31 @@ class Encoder:
             UserError: a tower cannot be compiled, or not even 16 frames fit the memory.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        runners = {
-            spec.name: TowerRunner(
-                bundle.build(spec.name),
+
+        def runner(name: str, kind: Kind) -> TowerRunner:
+            return TowerRunner(
+                bundle.build(name, kind),
                 device=device,
                 dtype=getattr(torch, settings.precision),
                 batch_frames=settings.batch_frames,
                 compiled=settings.compile,
             )
-            for spec in settings.specs
-        }
-        encoder = cls(runners, settings)
+
+        names = [spec.name for spec in settings.specs]
+        videos = {name: runner(name, "video") for name in names}
+        images = {name: runner(name, "image") for name in names if bundle.by_kind(name)}
+        encoder = cls(videos, settings, images)
         encoder._warm_up()
         return encoder
+
+    def runners_of(self, kind: str) -> dict[str, TowerRunner]:
+        """By feature, the towers of a unit of videos, or of pictures."""
+        return {**self.runners, **(self.image_runners if kind == IMAGE else {})}
 
     @property
     def batch_frames(self) -> int:
         """Frames per call, as far as they were found to fit."""
-        return min(runner.batch_frames for runner in self.runners.values())
+        return min(runner.batch_frames for runner in self._all())
 
     def within_memory(self, call: Callable[[], Result]) -> Result:
         """``call()``, again with smaller batches as often as memory runs out.
@@ -87,19 +106,22 @@ class Encoder:
             UserError: not even 16 frames fit.
         """
         try:
-            return call_within_memory(list(self.runners.values()), call)
+            return call_within_memory(self._all(), call)
         except MemoryError as error:
             raise UserError(f"{error}; set encode.precision=bfloat16, or run fewer processes beside it") from error
 
     def _warm_up(self) -> None:
         """Compile, and find the batches that fit, before the first unit waits."""
         try:
-            for runner in self.runners.values():
+            for runner in self._all():
                 if runner.one_shape:
                     self.within_memory(runner.warm_up)
         except torch._dynamo.exc.TorchDynamoException as error:
             cause = str(error).strip().splitlines()[0]
             raise UserError(f"the towers cannot be compiled here ({cause}); set encode.compile=false") from error
+
+    def _all(self) -> list[TowerRunner]:
+        return [*self.runners.values(), *self.image_runners.values()]
 
 
 def encode_unit(
@@ -109,19 +131,25 @@ def encode_unit(
 
     Returns:
         its header with the counts of each member filled in, and a note where memory allowed only smaller batches; and
-        its arrays with pixels replaced by: similarity float32 (T,), kept bool (T,), stored bool (T,), and per tower
-        uint8 (stored frames, bytes).
+        its arrays with pixels replaced by: stored bool (T,), with DINOv2 similarity float32 (T,) and kept bool (T,),
+        and per tower uint8 (stored frames, bytes).
 
     Raises:
         UserError: features that the stored format cannot hold, or not even 16 frames fit the memory.
     """
     counts = [member["num_sampled"] for member in header["members"]]
-    store_all = [_total(member) <= encoder.settings.keep_all_below for member in header["members"]]
-    pixels = {name: arrays[name] for name in encoder.runners}
-    encoded = encoder.within_memory(lambda: _encode(pixels, counts, np.repeat(store_all, counts), encoder))
+    # A unit holds sources of one kind.
+    runners = encoder.runners_of(header["members"][0].get("kind"))
+    pixels = {name: arrays[name] for name in runners}
+    if SELECTING in runners:
+        store_all = [_total(member) <= encoder.settings.keep_all_below for member in header["members"]]
+        store_all_T = np.repeat(store_all, counts)
+        encoded = encoder.within_memory(lambda: _select(pixels, counts, store_all_T, runners, encoder.settings))
+    else:
+        encoded = encoder.within_memory(lambda: _encode_all(pixels, counts, runners, encoder.settings.specs))
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     facts = [
-        {f"num_{name}": int(encoded[name][start:stop].sum()) for name in ("kept", "stored")}
+        {f"num_{name}": int(encoded[name][start:stop].sum()) for name in ("kept", "stored") if name in encoded}
         for start, stop in itertools.pairwise(starts.tolist())
     ]
     members = [member | fact for member, fact in zip(header["members"], facts, strict=True)]
@@ -137,21 +165,37 @@ def _total(member: Mapping[str, Any]) -> int:
 
 
 @torch.inference_mode()
-def _encode(
-    pixels: Mapping[str, np.ndarray], counts: Sequence[int], store_all_T: np.ndarray, encoder: Encoder
+def _encode_all(
+    pixels: Mapping[str, np.ndarray],
+    counts: Sequence[int],
+    runners: Mapping[str, TowerRunner],
+    specs: Sequence[FeatureSpec],
 ) -> dict[str, np.ndarray]:
-    """The arrays of :func:`encode_unit`, of sources of so many frames each."""
+    """The arrays of :func:`encode_unit` without DINOv2, of sources of so many frames each."""
+    features = {spec.name: _features(runners[spec.name], pixels[spec.name], counts, spec) for spec in specs}
+    return {"stored": np.ones(sum(counts), bool), **features}
+
+
+@torch.inference_mode()
+def _select(
+    pixels: Mapping[str, np.ndarray],
+    counts: Sequence[int],
+    store_all_T: np.ndarray,
+    runners: Mapping[str, TowerRunner],
+    settings: EncodeSettings,
+) -> dict[str, np.ndarray]:
+    """The arrays of :func:`encode_unit` with DINOv2, of sources of so many frames each."""
     total = sum(counts)
     similarity_T, stored_T = np.empty(total, np.float32), np.empty(total, bool)
-    dino, *others = encoder.settings.specs
+    dino, *others = settings.specs
     dino_KB = np.empty((total, dino.frame_bytes), np.uint8)
     first = num_stored = 0
     stored_counts = []
-    features = encoder.runners[dino.name].run(pixels[dino.name], counts)
+    features = runners[dino.name].run(pixels[dino.name], counts)
     for features_FPD, windows in whole_windows(features, window_sizes(counts)):
         span = slice(first, first + len(features_FPD))
         similarity_T[span] = window_similarity(features_FPD, torch.tensor(windows)).cpu().numpy()
-        stored_T[span] = (similarity_T[span] < encoder.settings.keep_threshold) | store_all_T[span]
+        stored_T[span] = (similarity_T[span] < settings.keep_threshold) | store_all_T[span]
         stored_F = torch.from_numpy(stored_T[span])
         stored_counts.append(int(stored_F.sum()))
         kept_KPD = features_FPD[stored_F.to(features_FPD.device)]
@@ -159,16 +203,23 @@ def _encode(
         first, num_stored = span.stop, num_stored + stored_counts[-1]
     encoded = {
         "similarity": similarity_T,
-        "kept": similarity_T < encoder.settings.keep_threshold,
+        "kept": similarity_T < settings.keep_threshold,
         "stored": stored_T,
         dino.name: dino_KB[:num_stored],
     }
     for spec in others:
-        parts = encoder.runners[spec.name].run(pixels[spec.name][stored_T], stored_counts)
-        encoded[spec.name] = np.concatenate(
-            [np.empty((0, spec.frame_bytes), np.uint8), *(_bytes(part, spec) for part in parts)]
-        )
+        encoded[spec.name] = _features(runners[spec.name], pixels[spec.name][stored_T], stored_counts, spec)
     return encoded
+
+
+def _features(runner: TowerRunner, frames: np.ndarray, counts: Sequence[int], spec: FeatureSpec) -> np.ndarray:
+    """Bytes of the features of all frames, uint8 (F, bytes)."""
+    raw_FB = np.empty((len(frames), spec.frame_bytes), np.uint8)
+    first = 0
+    for features_FPD in runner.run(frames, counts):
+        raw_FB[first : first + len(features_FPD)] = _bytes(features_FPD, spec)
+        first += len(features_FPD)
+    return raw_FB
 
 
 def _bytes(features_FPD: torch.Tensor, spec: FeatureSpec) -> np.ndarray:

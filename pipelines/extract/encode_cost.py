@@ -6,7 +6,6 @@ layers is timed in moments.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import dataclass
@@ -15,17 +14,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from longvu_model.config import LongVUConfig
-from longvu_model.towers import DinoTower, SiglipTower
+from longvu_model.towers import Tower
+from pipelines.extract.families import Feature
 
 _TIMED_LAYERS = 2
 _TIMED_S = 0.5
 # On a CPU, a batch of more work than this is no faster per frame, and takes long.
 _CPU_FLOPS = 2e9
-_TOWERS: dict[str, tuple[type[DinoTower] | type[SiglipTower], str]] = {
-    "dinov2": (DinoTower, "dino_config"),
-    "siglip": (SiglipTower, "siglip_config"),
-}
 
 
 @dataclass(frozen=True)
@@ -38,41 +33,38 @@ class TowerCost:
 
 
 @torch.inference_mode()
-def tower_cost(config: LongVUConfig, name: str, precision: str, batch_frames: int) -> TowerCost:
-    """Time a tower's shapes on the GPU where there is one.
+def tower_cost(config: Any, feature: Feature, precision: str, batch_frames: int) -> TowerCost:
+    """Time the shapes of a feature's tower on the GPU where there is one.
 
     Args:
-        name: feature name, "dinov2" or "siglip".
+        config: of the model.
         precision: number format of the towers.
         batch_frames: frames per call.
     """
-    cuda = torch.cuda.is_available()
-    layers = getattr(config, _TOWERS[name][1]).num_hidden_layers
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device("meta"):
-        flops = _flops(_tower(config, name, layers))
-        short_flops = _flops(_tower(config, name, min(layers, _TIMED_LAYERS)))
-    short = _tower(config, name, min(layers, _TIMED_LAYERS)).to("cuda" if cuda else "cpu", getattr(torch, precision))
-    frames = batch_frames if cuda else min(batch_frames, math.ceil(_CPU_FLOPS / short_flops))
-    pixels = torch.rand(frames, 3, short.image_size, short.image_size, device="cuda" if cuda else "cpu")
+        short = feature.tower(config, "video")
+    flops = _flops(short)
+    short.blocks = short.blocks[:_TIMED_LAYERS]
+    short_flops = _flops(short)
+    short = short.to_empty(device=device).to(getattr(torch, precision))
+    for weight in short.parameters():
+        torch.nn.init.normal_(weight, std=0.02)  # what lies there by chance may be slow to compute with
+    frames = batch_frames if device == "cuda" else min(batch_frames, math.ceil(_CPU_FLOPS / short_flops))
+    frames += -frames % short.window
+    pixels = torch.rand(frames, 3, short.image_size, short.image_size, device=device)
     seconds = _seconds(short.eval(), pixels) / frames * flops / short_flops
-    return TowerCost(flops, seconds, torch.cuda.get_device_name() if cuda else "CPU")
+    return TowerCost(flops, seconds, torch.cuda.get_device_name() if device == "cuda" else "CPU")
 
 
-def _tower(config: LongVUConfig, name: str, layers: int) -> Any:
-    kind, section = _TOWERS[name]
-    config = copy.deepcopy(config)
-    getattr(config, section).num_hidden_layers = layers
-    return kind(config)
-
-
-def _flops(tower: Any) -> float:
+def _flops(tower: Tower) -> float:
     """Operations for one frame."""
     with FlopCounterMode(display=False) as counter:
-        tower(torch.empty(1, 3, tower.image_size, tower.image_size, device="meta"))
-    return float(counter.get_total_flops())
+        tower(torch.empty(tower.window, 3, tower.image_size, tower.image_size, device="meta"))
+    return float(counter.get_total_flops()) / tower.window
 
 
-def _seconds(tower: Any, pixels: torch.Tensor) -> float:
+def _seconds(tower: Tower, pixels: torch.Tensor) -> float:
     """Seconds per call, warmed up; the shortest of those that fit into half a second."""
     _synchronized(tower, pixels)
     best, until_s = float("inf"), time.perf_counter() + _TIMED_S
@@ -83,7 +75,7 @@ def _seconds(tower: Any, pixels: torch.Tensor) -> float:
     return best
 
 
-def _synchronized(tower: Any, pixels: torch.Tensor) -> None:
+def _synchronized(tower: Tower, pixels: torch.Tensor) -> None:
     tower(pixels)
     if pixels.is_cuda:
         torch.cuda.synchronize()

@@ -6,27 +6,28 @@ seen of its sources so far is preferred to timings and assumptions.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.config import ExtractConfig
+from pipelines.extract.extraction import chosen_features
+from pipelines.extract.families import Family, Feature, family
 from pipelines.extract.history import History, read_history
 from pipelines.extract.index import VIDEO
-from pipelines.extract.towers import existing_folder
+from pipelines.extract.towers import existing_folder, family_of
 from pipelines.extract.work import Work
 from pipelines.extract.workload import Amount, Sample, Workload, find_workload
 from pipelines.store.features import FeatureSpec
-
-if TYPE_CHECKING:
-    from longvu_model.config import LongVUConfig
+from pipelines.store.schema import SELECTING
 
 SAMPLE = 64
 # Of videos longer than keep_all_below, until the store has some: between a film and a fixed camera.
@@ -115,9 +116,13 @@ def estimate(
     history = read_history(work.store)
     workload, looked_at = find_workload(config, work, sample, seed)
     workload = Workload(workload.units, workload.frames, workload.long_frames, workload.decode_s * history.slowness)
-    features = _features(config)
-    stored_frames, stored_bytes, storing = _stored(workload, history, features[1])
-    encode_s, encoding = _encode(config, workload, stored_frames, history, encode_frames_per_s, features[0])
+    found, model = _model(config)
+    features = [found.feature(name) for name in chosen_features(config, found)]
+    specs = [FeatureSpec(one.name, *one.shape(model), config.features.dtype) for one in features]
+    if features[0].name != SELECTING:  # every frame is stored
+        workload = dataclasses.replace(workload, long_frames=Amount())
+    stored_frames, stored_bytes, storing = _stored(workload, history, specs)
+    encode_s, encoding = _encode(config, workload, stored_frames, history, encode_frames_per_s, features, model)
     wall_s, pools = _wall(config, resources, workload.decode_s, encode_s)
     pending = {member.identity: member.size_bytes for unit in work.pending for member in unit.members}
     return Estimate(
@@ -162,33 +167,22 @@ def _decoding(history: History) -> str:
     return f"decode: predicted from headers, times {history.slowness:.2f} as in this store so far"
 
 
-def _model_config(config: ExtractConfig) -> LongVUConfig:
-    """The model's configuration, without its weights; a preset is not built for it."""
-    from longvu_model import official
-    from longvu_model.config import LongVUConfig
-    from longvu_model.presets import PRESETS
+def _model(config: ExtractConfig) -> tuple[Family, Any]:
+    """The model's family and configuration, without its weights; a preset is not built for it."""
+    from longvu_model.presets import preset_config
 
     folder = existing_folder(config.model, Path(config.workdir))
-    if folder is None:
-        if config.model not in PRESETS:
-            raise UserError(f"model={config.model}: neither a checkpoint folder nor a preset ({', '.join(PRESETS)})")
-        return PRESETS[config.model]()
     try:
-        return official.read_config(folder) if official.is_published(folder) else LongVUConfig.from_pretrained(folder)
+        if folder is None:
+            model = preset_config(config.model)
+            return family(str(model.model_type)), model
+        found = family_of(folder)
+        return found, found.read_config(folder)
     except (ValueError, OSError) as error:
-        raise UserError(f"model={folder}: {error}") from None
+        raise UserError(f"model={config.model if folder is None else folder}: {error}") from None
 
 
-def _features(config: ExtractConfig) -> tuple[LongVUConfig, tuple[FeatureSpec, ...]]:
-    model = _model_config(config)
-    towers: dict[str, Any] = {"dinov2": model.dino_config}
-    if config.features.siglip:
-        towers["siglip"] = model.siglip_config
-    dtype, tokens = config.features.dtype, model.token_grid**2
-    return model, tuple(FeatureSpec(name, tokens, tower.hidden_size, dtype) for name, tower in towers.items())
-
-
-def _stored(workload: Workload, history: History, specs: tuple[FeatureSpec, ...]) -> tuple[Amount, Amount, str]:
+def _stored(workload: Workload, history: History, specs: Sequence[FeatureSpec]) -> tuple[Amount, Amount, str]:
     """Frames with features, their bytes, and where that comes from."""
     if history.stored_fraction is not None and history.bytes_per_stored_frame is not None:
         frames = workload.frames * history.stored_fraction
@@ -197,9 +191,11 @@ def _stored(workload: Workload, history: History, specs: tuple[FeatureSpec, ...]
     dropped = workload.long_frames * (_ASSUMED_STORED - 1)
     frames = Amount(workload.frames.value + dropped.value, workload.frames.error)
     frame_bytes = sum(spec.frame_bytes for spec in specs) * _ASSUMED_COMPRESSION
+    stored = "every frame is stored"
+    if any(spec.name == SELECTING for spec in specs):
+        stored = f"assumed that {_ASSUMED_STORED:.0%} of the frames of long videos differ enough to be stored"
     note = (
-        f"size: assumed that {_ASSUMED_STORED:.0%} of the frames of long videos differ enough to be stored, and "
-        f"{_ASSUMED_COMPRESSION:g} from compression; thumbnails and columns of stages not counted"
+        f"size: {stored}, and {_ASSUMED_COMPRESSION:g} from compression; thumbnails and columns of stages not counted"
     )
     return frames, frames * frame_bytes, note
 
@@ -210,7 +206,8 @@ def _encode(
     stored: Amount,
     history: History,
     frames_per_s: float | None,
-    model: LongVUConfig,
+    features: Sequence[Feature],
+    model: Any,
 ) -> tuple[Amount, str]:
     """Device-seconds, and where the speed comes from."""
     if frames_per_s is not None:
@@ -220,14 +217,16 @@ def _encode(
         return workload.frames * history.encode_s_per_frame, note
     from pipelines.extract.encode_cost import tower_cost
 
-    cost = tower_cost(model, "dinov2", config.encode.precision, config.encode.batch_frames)
-    total = workload.frames * cost.seconds
-    gigaflops = f"dinov2 {cost.flops / 1e9:,.4g}"
-    if config.features.siglip:
-        siglip = tower_cost(model, "siglip", config.encode.precision, config.encode.batch_frames)
-        total += stored * siglip.seconds
-        gigaflops += f", siglip {siglip.flops / 1e9:,.4g}"
-    note = f"encode: {gigaflops} GFLOP a frame, timed on this machine's {cost.device} in {config.encode.precision}"
+    costs = [tower_cost(model, feature, config.encode.precision, config.encode.batch_frames) for feature in features]
+    # The towers behind the one that selects see what it selected.
+    total = workload.frames * costs[0].seconds
+    for cost in costs[1:]:
+        total += stored * cost.seconds
+    gigaflops = ", ".join(
+        f"{feature.name} {cost.flops / 1e9:,.4g}" for feature, cost in zip(features, costs, strict=True)
+    )
+    device, precision = costs[0].device, config.encode.precision
+    note = f"encode: {gigaflops} GFLOP a frame, timed on this machine's {device} in {precision}"
     return total, f"{note}; --encode-frames-per-s gives another device's speed"
 
 

@@ -218,7 +218,7 @@ def chosen_features(config: ExtractConfig, family: Family) -> tuple[str, ...]:
     try:
         return family.chosen(*(["siglip"] if config.features.siglip else []))
     except UserError as error:
-        raise UserError(f"features.siglip=true, model={config.model}: {error}") from None
+        raise UserError(f"model={config.model}: {error}; set features.siglip=false") from None
 
 
 def store_manifest(config: ExtractConfig, bundle: TowerBundle, model: dict[str, str]) -> StoreManifest:

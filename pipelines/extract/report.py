@@ -71,7 +71,7 @@ class ExtractReport:
         sources: number of sources that were asked for.
         statuses: of these, how many are ok, truncated, failed; the rest is not finished.
         causes: why sources failed, the most frequent cause first.
-        sampled, kept, stored: frames of all these sources.
+        sampled, kept, stored: frames of all these sources; ``kept`` is None where none are selected.
         seconds: wall time of this run.
         new_units: units that this run committed; 0: everything was already done.
         stages: speeds of this run.
@@ -86,7 +86,7 @@ class ExtractReport:
     statuses: dict[str, int]
     causes: tuple[Cause, ...]
     sampled: int
-    kept: int
+    kept: int | None
     stored: int
     seconds: float
     next_command: str
@@ -123,8 +123,10 @@ class ExtractReport:
         counts = "  ".join(f"{status} {count}" for status, count in self.statuses.items())
         unfinished = self.sources - sum(self.statuses.values())
         yield f"sources  {counts}" + (f"  unfinished {unfinished}" if unfinished else "")
-        ratio = self.kept / self.sampled if self.sampled else 0.0
-        yield f"frames   sampled {self.sampled}  kept {self.kept} ({ratio:.1%})  with features {self.stored}"
+        kept = ""
+        if self.kept is not None:
+            kept = f"  kept {self.kept} ({self.kept / self.sampled if self.sampled else 0.0:.1%})"
+        yield f"frames   sampled {self.sampled}{kept}  with features {self.stored}"
 
     def _tail(self) -> Iterable[str]:
         for wording, count in self.notes.items():
@@ -189,7 +191,7 @@ def make_report(
         statuses={status: statuses[status] for status in (OK, TRUNCATED, FAILED)},
         causes=_causes(videos.filter(pc.equal(videos["status"], FAILED))),
         sampled=pc.sum(videos["num_sampled"]).as_py() or 0,
-        kept=pc.sum(videos["num_kept"]).as_py() or 0,
+        kept=(pc.sum(videos["num_kept"]).as_py() or 0) if store.manifest.selects else None,
         stored=pc.sum(videos["num_stored"]).as_py() or 0,
         seconds=seconds,
         next_command=_next_command(config, store, good),
@@ -214,7 +216,7 @@ def _next_command(config: ExtractConfig, store: FeatureStore, good: pa.Table) ->
     source = good["source"][0].as_py() if len(good) else None
     if source is None:
         return "mend or replace the sources, then run the same command again"
-    if not any(spec.name == "siglip" for spec in store.manifest.features):
+    if {spec.name for spec in store.manifest.features} == {"dinov2"}:
         return f"longvu frames {storage.shown(source)} --model {config.model}"
     # A video that is not on this machine is found in the store by its content.
     video = storage.shown(source) if storage.is_local(source) else good["video_id"][0].as_py()

@@ -41,7 +41,7 @@ from pipelines.store.schema import StageColumns, arrow_type, frames_schema
 DEFAULT_EDGE_PX = 384
 
 # Also those that a store only has when it is asked for them, and those of the job's own stages in its report.
-_TAKEN_COLUMNS = frozenset(frames_schema((), jpeg=True).names) | {"dinov2", "siglip"}
+_TAKEN_COLUMNS = frozenset(frames_schema((), jpeg=True).names) | {"dinov2", "siglip", "eva", "languagebind"}
 _TAKEN_NAMES = frozenset({"decode", "encode", "commit"})
 
 Callee = TypeVar("Callee", bound=Callable[..., Any])

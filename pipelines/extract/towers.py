@@ -1,27 +1,26 @@
 """The towers of a checkpoint as one value: to hash, to send to actors and to build there.
 
 Only the towers' tensors are read, not the language model beside them. They travel through Ray's object store, so the
-nodes of a cluster need no shared folder.
+nodes of a cluster need no shared folder. What towers a family has is in :mod:`pipelines.extract.families`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError
+from pipelines.extract.families import Family, Feature, FramePixels, Kind, family, family_name
 from pipelines.store.features import FeatureSpec
 
 if TYPE_CHECKING:
-    from longvu_model.config import LongVUConfig
     from longvu_model.tower_pixels import TowerPixels
-    from longvu_model.towers import DinoTower, SiglipTower
+    from longvu_model.towers import Tower
 
-_PART = {"dinov2": "dino", "siglip": "siglip"}
-_PREFIX = "model.towers."
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -30,53 +29,62 @@ class TowerBundle:
     """Towers of one checkpoint.
 
     Args:
-        config_json: the whole LongVUConfig.
-        weights: per feature name, the tower's tensors in safetensors format.
+        family: longvu, llamavid or videollamb.
+        config_json: the model's whole configuration.
+        weights: per feature name, its tensors in safetensors format.
     """
 
+    family: str
     config_json: str
     weights: dict[str, bytes]
 
     @property
-    def config(self) -> LongVUConfig:
-        from longvu_model.config import LongVUConfig
-
-        return LongVUConfig.from_dict(json.loads(self.config_json))
+    def config(self) -> Any:
+        """The model's configuration."""
+        return family(self.family).config_class.from_dict(json.loads(self.config_json))
 
     def digest(self, name: str) -> str:
-        """blake2b over all that decides a tower's output: its shape, the common grid and its weights."""
-        digest = hashlib.blake2b(json.dumps(_facts(self.config, name), sort_keys=True).encode(), digest_size=16)
+        """blake2b over all that decides a feature: its towers' shapes, the common grid and their weights."""
+        facts = self._feature(name).facts(self.config)
+        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
         digest.update(self.weights[name])
         return digest.hexdigest()
 
     def spec(self, name: str, dtype: str) -> FeatureSpec:
-        """How this tower's features are stored."""
-        config = self.config
-        tower: Any = config.dino_config if name == "dinov2" else config.siglip_config
-        return FeatureSpec(name, config.token_grid**2, tower.hidden_size, dtype)
+        """How this feature is stored."""
+        return FeatureSpec(name, *self._feature(name).shape(self.config), dtype)
 
-    def pixels(self, name: str) -> TowerPixels:
+    def pixels(self, name: str, kind: Kind = "video") -> TowerPixels | FramePixels:
         """What the tower is fed."""
-        from longvu_model.tower_pixels import TowerPixels
+        return self._feature(name).pixels(self.config, kind)
 
-        tower = self._empty(name)
-        return TowerPixels(tower.image_size, tower.image_mean, tower.image_std)
+    def preprocessing(self, name: str) -> str:
+        """blake2b over how frames and pictures become pixels."""
+        facts: Any = {kind: self.pixels(name, kind).facts for kind in ("video", "image")}
+        if facts["video"] == facts["image"]:
+            facts = facts["video"]
+        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
-    def build(self, name: str) -> DinoTower | SiglipTower:
+    def build(self, name: str, kind: Kind = "video") -> Tower:
         """The tower on the CPU, in the dtype of the checkpoint, ready for inference."""
         import safetensors.torch
-
-        tower = self._empty(name)
-        tower.load_state_dict(safetensors.torch.load(self.weights[name]), assign=True)
-        return tower.eval().requires_grad_(False)
-
-    def _empty(self, name: str) -> DinoTower | SiglipTower:
         import torch
 
-        from longvu_model.towers import DinoTower, SiglipTower
-
+        feature, config = self._feature(name), self.config
         with torch.device("meta"):
-            return DinoTower(self.config) if name == "dinov2" else SiglipTower(self.config)
+            tower = feature.tower(config, kind)
+        part, state = feature.part(config, kind), safetensors.torch.load(self.weights[name])
+        own = {key.removeprefix(part): tensor for key, tensor in state.items() if key.startswith(part)}
+        tower.load_state_dict(own, assign=True)
+        return tower.eval().requires_grad_(False)
+
+    def by_kind(self, name: str) -> bool:
+        """Whether pictures have another tower than frames of videos."""
+        feature, config = self._feature(name), self.config
+        return feature.part(config, "image") != feature.part(config, "video")
+
+    def _feature(self, name: str) -> Feature:
+        return family(self.family).feature(name)
 
 
 def model_folder(model: str, workdir: Path) -> Path:
@@ -114,34 +122,51 @@ def fingerprint(folder: Path) -> str:
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
-def load_towers(folder: Path, names: tuple[str, ...]) -> TowerBundle:
+def family_of(folder: Path) -> Family:
+    """The family of a checkpoint folder, in our layout or the published one.
+
+    Raises:
+        UserError: the folder holds no checkpoint of a known family.
+    """
+    return family(_family_name(folder))
+
+
+def _family_name(folder: Path) -> str:
+    return family_name(json.loads((folder / "config.json").read_text()), f"model={folder}")
+
+
+def load_towers(folder: Path, names: Sequence[str] | None = None) -> TowerBundle:
     """Read towers from a checkpoint in our layout or the published one.
 
     Args:
-        names: feature names, "dinov2" and perhaps "siglip".
+        names: of features; all that the family has by default.
 
     Raises:
-        UserError: the folder holds no LongVU checkpoint, or one without a tower.
+        UserError: the folder holds no checkpoint of a known family, or one without a tower.
     """
-    from longvu_model.config import LongVUConfig
-
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != LongVUConfig.model_type:
-        from longvu_model import official
-
-        if not official.is_published(folder):
-            raise UserError(f"model={folder}: a checkpoint of model_type {kind!r}, not of LongVU")
+    name = _family_name(folder)
+    found = family(name)
+    try:
+        features = [found.feature(one) for one in names] if names is not None else list(found.features)
+    except UserError as error:
+        raise UserError(f"model={folder}: {error}") from None
+    if found.is_published(folder):
         try:
-            model = official.load(folder)
+            model = found.official.load(folder)
         except (ValueError, OSError) as error:
             raise UserError(f"model={folder}: {error}") from None
-        states = {name: getattr(model.model.towers, _PART[name]).state_dict() for name in names}
-        return _bundle(model.config, states)
-    states = {name: _tensors(folder, f"{_PREFIX}{_PART[name]}.") for name in names}
-    for name, state in states.items():
-        if not state:
-            raise UserError(f"model={folder}: its *.safetensors files hold no {name} tower ({_PREFIX}{_PART[name]}.*)")
-    return _bundle(LongVUConfig.from_pretrained(folder), states)
+        whole = model.state_dict()
+        states = {one.name: _inside(whole, one.prefix) for one in features}
+        return _bundle(name, model.config, states)
+    states = {one.name: _tensors(folder, one.prefix) for one in features}
+    for one in features:
+        if not states[one.name]:
+            raise UserError(f"model={folder}: its *.safetensors files hold no {one.name} tower ({one.prefix}*)")
+    return _bundle(name, found.read_config(folder), states)
+
+
+def _inside(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def _tensors(folder: Path, prefix: str) -> dict[str, Any]:
@@ -155,43 +180,11 @@ def _tensors(folder: Path, prefix: str) -> dict[str, Any]:
     return state
 
 
-def _bundle(config: LongVUConfig, states: dict[str, dict[str, Any]]) -> TowerBundle:
+def _bundle(name: str, config: Any, states: dict[str, dict[str, Any]]) -> TowerBundle:
     import safetensors.torch
 
     weights = {
-        name: safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
-        for name, state in states.items()
+        feature: safetensors.torch.save({key: tensor.contiguous() for key, tensor in state.items()})
+        for feature, state in states.items()
     }
-    return TowerBundle(config.to_json_string(use_diff=False), weights)
-
-
-def _facts(config: LongVUConfig, name: str) -> dict[str, Any]:
-    """Fields that decide a tower's output, without what a library's version adds to its configuration."""
-    if name == "dinov2":
-        facts = {field: getattr(config.dino_config, field) for field in _DINO_FIELDS}
-        return facts | {"token_grid": config.token_grid, "input_size": config.dino_image_size}
-    return {field: getattr(config.siglip_config, field) for field in _SIGLIP_FIELDS} | {"token_grid": config.token_grid}
-
-
-_SIGLIP_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "image_size",
-)
-_DINO_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "mlp_ratio",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "image_size",
-    "qkv_bias",
-    "use_swiglu_ffn",
-)
+    return TowerBundle(name, config.to_json_string(use_diff=False), weights)

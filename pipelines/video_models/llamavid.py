@@ -1,7 +1,8 @@
 """LLaMA-VID behind the common interface: tower features once per video, tokens once per question about it.
 
 Context tokens depend on the question, so nothing of a prompt from its first medium on can be shared between questions;
-what is kept is the tower's output, and the tokens of the newest questions.
+what is kept is the tower's output, and the tokens of the newest questions. A long video's output stays in its feature
+store: it is read in parts for each question, of which two tokens a frame are held.
 
 Shapes: F frames, T tower tokens of a frame, D channels, L visual tokens, C model width.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 FEATURE = "eva"
 """Name of the tower's features in a feature store: (1 + P, D) of each frame, class token first."""
+HELD_BYTES = 512 << 20
+"""Stored features of more bytes are read for each question instead of held: at the published size, of 12 minutes."""
 ANSWER_SHARE = 16
 """The context divided by this is kept free for the answer where frames are left out."""
 
@@ -60,15 +63,29 @@ _UNQUANTISED = ["model.tower", "model.image_proj", "model.image_norm", "model.qf
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaVidMedia(WatchedMedia):
-    """Tower features of all sampled frames.
+    """Tower features of all sampled frames, here or in a feature store.
 
     Attributes:
-        features_FTD: the tower's output.
-        stored: whether they come from a feature store, see :class:`longvu_model.llamavid.sight.EncodedMedia`.
+        features_FTD: the tower's output; None where it stays in the store.
+        store, video_id: where it is then.
     """
 
-    features_FTD: Tensor
-    stored: bool = False
+    features_FTD: Tensor | None
+    store: FeatureStore | None = None
+    video_id: str = ""
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return len(self.kept_times_s)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The features in order, in parts."""
+        if self.features_FTD is not None:
+            yield self.features_FTD
+            return
+        assert self.store is not None
+        yield from self.store.blocks(self.video_id, FEATURE)
 
 
 class LlamaVid(VideoModel):
@@ -139,33 +156,26 @@ class LlamaVid(VideoModel):
         )
 
     def recall(self, store: FeatureStore, video: str | Path) -> LlamaVidMedia:
-        """See :meth:`VideoModel.recall`."""
-        import numpy as np
+        """See :meth:`VideoModel.recall`. Features of more than :data:`HELD_BYTES` are left in the store."""
+        from pipelines import storage  # needs Arrow, which answering about files does without
 
-        from pipelines import storage
-        from pipelines.store import StoreError
-        from pipelines.store.features import decode
-
-        specs = {spec.name: spec for spec in store.manifest.features}
-        if FEATURE not in specs:
-            raise StoreError(
-                f"{storage.shown(store.uri)} has features of {', '.join(sorted(specs))}; LLaMA-VID needs {FEATURE}: "
-                "extract with its model, or ask without --store"
-            )
+        store.require(FEATURE, "LLaMA-VID")
         clock = Clock()
         with clock("read"):
             video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
             row = store.row(video_id)
-            times_s = np.asarray(row["pts_s"])[np.asarray(row["stored"], bool)].tolist()
-            features_FTD = decode(store.frames(video_id, [FEATURE])[FEATURE], specs[FEATURE])
+            (spec,) = (spec for spec in store.manifest.features if spec.name == FEATURE)
+            held = len(row["pts_s"]) * spec.frame_bytes <= HELD_BYTES
+            features_FTD = store.load(video_id).features[FEATURE] if held else None
         return LlamaVidMedia(
-            kind="video",
-            num_sampled=len(row["stored"]),
-            kept_times_s=times_s,
+            kind=row["kind"],
+            num_sampled=len(row["pts_s"]),
+            kept_times_s=row["pts_s"],
             seconds=clock.seconds,
             damage=row["message"],
             features_FTD=features_FTD,
-            stored=True,
+            store=None if held else store,
+            video_id=video_id,
         )
 
     @torch.inference_mode()
@@ -197,7 +207,10 @@ class LlamaVid(VideoModel):
     def _film(
         self, messages: Sequence[Mapping[str, Any]], media: Sequence[LlamaVidMedia], subtitles: Sequence[Subtitle]
     ) -> Prompt:
-        """The release's prompt for films: a slot for every token, with what is said in between."""
+        """The release's prompt for films: a slot for every token, with what is said in between.
+
+        The release knows films by stored features only, so under published semantics they are seen as stored ones are.
+        """
         if len(media) != 1 or len(messages) != 1:
             raise ValueError(
                 f"{len(messages)} messages about {len(media)} media: a video with subtitles is asked about in one "
@@ -205,7 +218,7 @@ class LlamaVid(VideoModel):
             )
         medium, cost = media[0], self.config.tokens_per_frame
         question = "".join(part["text"] for part in chat.parts(messages) if part["type"] == "text")
-        frames = torch.arange(len(medium.features_FTD))
+        frames = torch.arange(medium.num_frames)
         while True:
             times_s = [medium.kept_times_s[frame] for frame in frames.tolist()]
             text = question_about(interleave(times_s, subtitles, self.config.rules), question, cost)
@@ -215,9 +228,9 @@ class LlamaVid(VideoModel):
             if len(frames) * cost <= room:
                 break
             # Subtitles move to the frames that are left, so their tokens stay about the same.
-            frames = _evenly(len(medium.features_FTD), min(room // cost, len(frames) - 1))
+            frames = _evenly(medium.num_frames, min(room // cost, len(frames) - 1))
         guide = self.processor.guide_inputs([guide_of(question)])
-        tokens_LC = self._see(medium, frames, guide["guide_ids"], guide["guide_mask"])
+        tokens_LC = self._see(medium, frames, guide["guide_ids"], guide["guide_mask"], stored=True)
         return self._placed(ids_BT, list(tokens_LC.split(1)), [medium], [frames])
 
     def _room(self, num_text: int, least: int) -> int:
@@ -234,25 +247,41 @@ class LlamaVid(VideoModel):
         """Which frames of each medium are shown: all, or so many that the media share the room evenly."""
         cost = self.config.tokens_per_frame
         room = self._room(num_text, cost * len(media))
-        counts = [len(medium.features_FTD) for medium in media]
+        counts = [medium.num_frames for medium in media]
         if sum(counts) * cost > room:
             counts = [min(count, room // cost // len(media)) for count in counts]
-        return [_evenly(len(medium.features_FTD), count) for medium, count in zip(media, counts, strict=True)]
+        return [_evenly(medium.num_frames, count) for medium, count in zip(media, counts, strict=True)]
 
-    def _see(self, medium: LlamaVidMedia, frames: Tensor, guide_ids: Tensor, guide_mask: Tensor) -> Tensor:
-        """Visual tokens (L, C) of some frames of a medium for one guiding text."""
+    def _see(
+        self, medium: LlamaVidMedia, frames: Tensor, guide_ids: Tensor, guide_mask: Tensor, *, stored: bool = False
+    ) -> Tensor:
+        """Visual tokens (L, C) of some frames of a medium for one guiding text.
+
+        Args:
+            stored: see :class:`longvu_model.llamavid.sight.EncodedMedia`.
+        """
         guide = guide_ids[guide_mask].tolist()
-        key = hashlib.blake2b(repr((medium.identity, len(frames), guide)).encode(), digest_size=16).hexdigest()
+        key = hashlib.blake2b(repr((medium.identity, len(frames), guide, stored)).encode(), digest_size=16).hexdigest()
         tokens_LC = self._tokens.get(key)
         if tokens_LC is None:
-            features_FTD = medium.features_FTD
-            if len(frames) < len(features_FTD):
-                features_FTD = features_FTD[frames.to(features_FTD.device)]
-            encoded = EncodedMedia(torch.tensor([len(frames)]), features_FTD.to(self.device, self.dtype), medium.stored)
             views = Views(guide_ids, guide_mask, torch.tensor([0]))
-            tokens_LC = self.model.model.compress(encoded, views).embeds_LC
+            parts = [
+                self.model.model.compress(EncodedMedia(torch.tensor([len(part)]), part, stored), views).embeds_LC
+                for part in self._chosen(medium, frames)
+            ]
+            tokens_LC = torch.cat(parts)
             self._tokens.put(key, tokens_LC)
         return tokens_LC
+
+    def _chosen(self, medium: LlamaVidMedia, frames: Tensor) -> Iterator[Tensor]:
+        """Features of some frames, in parts, where the model is."""
+        first = 0
+        for block in medium.blocks():
+            inside = frames[(frames >= first) & (frames < first + len(block))] - first
+            first += len(block)
+            if len(inside):
+                chosen = block if len(inside) == len(block) else block[inside.to(block.device)]
+                yield chosen.to(self.device, self.dtype)
 
     def _placed(
         self, ids_BT: Tensor, tokens: Sequence[Tensor], media: Sequence[LlamaVidMedia], shown: Sequence[Tensor]

@@ -56,14 +56,22 @@ def load_video_model(
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no checkpoint (config.json is missing); give the folder of a model") from None
-    family = import_module(f"pipelines.video_models.{_family_of(config, path)}")
+    family = import_module(f"pipelines.video_models.{family_of(config, path)}")
     model: VideoModel = family.load(folder, torch.device(device), dtype, quantization, overrides or {})
     model.name = folder.name
     model.digest = _with_settings(checkpoint_digest(folder), dtype, quantization, overrides)
     return model
 
 
-def _family_of(config: Mapping[str, Any], path: str | Path) -> str:
+def family_of(config: Mapping[str, Any], path: str | Path) -> str:
+    """The model family of a ``config.json``, of our layout or a published one: longvu, videollamb or llamavid.
+
+    Args:
+        path: where it lies, for the error.
+
+    Raises:
+        UserError: an unknown one.
+    """
     kind = config.get("model_type")
     if kind in _FAMILIES:
         return _FAMILIES[kind]

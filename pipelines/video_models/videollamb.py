@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pipelines.store import FeatureStore
 
 FEATURE = "languagebind"
-"""Name of the video tower's features in a feature store: (1 + P, D) of each frame, class token first, pooled or not."""
+"""Name of the towers' features in a feature store: (1 + P, D) of each frame, class token first, pooled."""
 
 _UNQUANTISED = ["model.towers", "model.bridge", "lm_head"]
 
@@ -139,29 +139,32 @@ class VideoLLaMB(VideoModel):
         return self._media("video", visual, frames.times_s, clock, frames.damage)
 
     def recall(self, store: FeatureStore, video: str | Path) -> VideoLLaMBMedia:
-        """See :meth:`VideoModel.recall`."""
-        import numpy as np
+        """See :meth:`VideoModel.recall`. Scenes and the bridge, which are not stored, are computed.
 
-        from pipelines import storage
+        Raises:
+            StoreError: beside its causes, frames that are no whole windows under published semantics, which have no
+                such videos.
+        """
+        from pipelines import storage  # needs Arrow, which answering about files does without
         from pipelines.store import StoreError
-        from pipelines.store.features import decode
 
-        specs = {spec.name: spec for spec in store.manifest.features}
-        if FEATURE not in specs:
-            raise StoreError(
-                f"{storage.shown(store.uri)} has features of {', '.join(sorted(specs))}; VideoLLaMB needs {FEATURE}: "
-                "extract with its model, or ask without --store"
-            )
+        store.require(FEATURE, "VideoLLaMB")
         clock = Clock()
         with clock("read"):
             video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
-            row = store.row(video_id)
-            times_s = np.asarray(row["pts_s"])[np.asarray(row["stored"], bool)].tolist()
-            features = decode(store.frames(video_id, [FEATURE])[FEATURE], specs[FEATURE]).to(self.device)
-        with clock("encode"), torch.inference_mode():
-            media = Media(torch.tensor([len(features)]), torch.tensor([True]), features=features)
+            found = store.load(video_id)
+            features = found.features[FEATURE]
+        kind, window = found.video["kind"], self.config.temporal_window
+        windowed = kind == "video" and self.config.video_config is not None and self.config.rules.whole_windows_only
+        if windowed and len(features) % window:
+            raise StoreError(
+                f"video {video_id[:12]}: {len(features)} frames are stored, under published semantics a multiple of "
+                f"{window} is needed; extract with sampling=uniform:{self.config.num_frames}"
+            )
+        with clock("compress"), torch.inference_mode():
+            media = Media(torch.tensor([len(features)]), torch.tensor([kind == "video"]), features=features)
             visual = self.model.model.encode(media).visual
-        return self._media("video", visual, times_s, clock, row["message"])
+        return self._media(kind, visual, found.pts_s.tolist(), clock, found.video["message"])
 
     def _whole(self, window: Any, planned: int) -> Any:
         """Under published semantics a video shorter than a window shows frames more than once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pipelines.extract.commit import unit_tables
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.decode import DecodeSettings, decode_unit
 from pipelines.extract.encode import Encoder, EncodeSettings, encode_unit
+from pipelines.extract.extraction import chosen_features, store_manifest
+from pipelines.extract.families import family
 from pipelines.extract.fetch import Fetcher
 from pipelines.extract.index import index_sources
 from pipelines.extract.measure import measure
@@ -19,7 +22,7 @@ from pipelines.extract.plan import plan_units
 from pipelines.extract.stage_columns import run_stage
 from pipelines.extract.stages import stages_of
 from pipelines.extract.towers import TowerBundle, load_towers
-from pipelines.store import FeatureStore, StoreManifest, commit_unit
+from pipelines.store import FeatureStore, commit_unit
 
 
 @pytest.fixture(scope="session")
@@ -29,28 +32,18 @@ def bundle(workdir: Path) -> TowerBundle:
 
 def extract_without_ray(config: ExtractConfig, bundle: TowerBundle) -> FeatureStore:
     """A store with everything that the configuration asks for."""
-    names = ("dinov2", "siglip") if config.features.siglip else ("dinov2",)
-    specs = tuple(bundle.spec(name, config.features.dtype) for name in names)
-    manifest = StoreManifest(
-        name=config.name,
-        config=config.flat(),
-        config_digest=config.digest(),
-        features=specs,
-        window_frames=16,
-        keep_threshold=config.keep_threshold,
-        keep_all_below=config.keep_all_below,
-        jpeg=config.features.jpeg_edge_px > 0,
-        towers={name: bundle.digest(name) for name in names},
-        preprocessing={},
-        stages={stage.name: stage.columns for stage in stages_of(config.stages)},
-    )
+    names = chosen_features(config, family(bundle.family))
+    bundle = dataclasses.replace(bundle, weights={name: bundle.weights[name] for name in names})
+    manifest = store_manifest(config, bundle, {})
     store = FeatureStore.create(store_uri(config), manifest)
     sources = index_sources(config.source)
     extents = {item.uri: measure(item.uri, config.sampling, config.unit_frames) for item in sources}
     pixels = {name: bundle.pixels(name) for name in names}
     stages = stages_of(config.stages)
     edges_px = tuple(stage.declared.edge_px for stage in stages)
-    decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode, edges_px)
+    images = {name: bundle.pixels(name, "image") for name in names}
+    decode = DecodeSettings(config.sampling, pixels, config.features.jpeg_edge_px, config.decode, edges_px, images)
+    specs = manifest.features
     encode = EncodeSettings(
         specs, config.keep_threshold, config.keep_all_below, config.encode.precision, config.encode.batch_frames
     )

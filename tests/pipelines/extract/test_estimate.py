@@ -19,6 +19,7 @@ from pipelines.extract import workload
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.encode_cost import tower_cost
 from pipelines.extract.estimate import Estimate, estimate
+from pipelines.extract.families import family
 from pipelines.extract.measure import measure
 from pipelines.extract.plan import plan_units, write_plan
 from pipelines.extract.towers import TowerBundle
@@ -130,7 +131,7 @@ def test_the_error_of_a_sample_is_honest() -> None:
 
 
 def test_the_towers_of_every_kind_of_model(workdir: Path, tmp_path: Path) -> None:
-    tiny = tower_cost(PRESETS["tiny"](), "dinov2", "float32", 64)
+    tiny = tower_cost(PRESETS["tiny"](), family("longvu").feature("dinov2"), "float32", 64)
     # 2 layers of 64 channels on 145 tokens: projections, attention and an MLP of 128, then the patches.
     per_layer = 2 * 145 * (4 * 64 * 64 + 2 * 64 * 128) + 4 * 145 * 145 * 64
     assert tiny.flops == pytest.approx(2 * per_layer + 2 * 144 * 64 * 192, rel=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -37,6 +38,23 @@ def test_published_layout_gives_the_same_digest(bundle: TowerBundle, folder: Pat
     official.export(LongVUForConditionalGeneration.from_pretrained(folder), tmp_path / "published")
     published = load_towers(tmp_path / "published", NAMES)
     assert {name: published.digest(name) for name in NAMES} == {name: bundle.digest(name) for name in NAMES}
+
+
+def test_longvus_digests_are_what_stores_were_made_with(bundle: TowerBundle) -> None:
+    """The formula that stores of earlier versions have in their store.json."""
+    config = bundle.config
+    facts = {
+        **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "hidden_act": "gelu"},
+        **{"layer_norm_eps": 1e-06, "patch_size": 8, "image_size": 112, "qkv_bias": True, "use_swiglu_ffn": False},
+        **{"token_grid": config.token_grid, "input_size": 96},
+    }
+    pixels = {"size": 96, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    for found, record, weights in (
+        (bundle.digest("dinov2"), facts, bundle.weights["dinov2"]),
+        (bundle.preprocessing("dinov2"), pixels, b""),
+    ):
+        text = json.dumps(record, sort_keys=True).encode()
+        assert found == hashlib.blake2b(text + weights, digest_size=16).hexdigest()
 
 
 def test_digest_tells_towers_apart(bundle: TowerBundle, folder: Path) -> None:
@@ -75,5 +93,5 @@ def test_checkpoints_that_are_none(folder: Path) -> None:
     with pytest.raises(UserError, match=r"hold no dinov2 tower"):
         load_towers(folder, NAMES)
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match=r"model_type 'bert', not of LongVU"):
+    with pytest.raises(UserError, match=r"model_type 'bert' is not known"):
         load_towers(folder, NAMES)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from longvu_model.frame_selection import WINDOW_FRAMES as MODEL_WINDOW_FRAMES
 from longvu_model.frame_selection import keep_frames
 from pipelines import storage
-from pipelines.store import FeatureStore, StageColumns, StoreError, committed_units, writer
+from pipelines.extract import commit as extract_commit
+from pipelines.store import FeatureStore, StageColumns, StoreError, committed_units, compact, writer
 from pipelines.store.features import cast_features
 from pipelines.store.schema import VIDEOS, WINDOW_FRAMES, arrow_type, frames_schema
 from pipelines.store.videos import MERGED
@@ -317,3 +318,23 @@ def test_failed_and_unknown_videos(tmp_path: Path) -> None:
 
 def test_windows_are_the_models() -> None:
     assert WINDOW_FRAMES == MODEL_WINDOW_FRAMES
+
+
+def test_stores_of_older_versions(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their videos files lack columns that are younger; stores of LongVU's features are written as before."""
+    younger = ("eva_digest", "languagebind_digest")
+    made_with = manifest(siglip=True)
+    FeatureStore.create(root, made_with)
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_commit, "VIDEOS", pa.schema([field for field in VIDEOS if field.name not in younger]))
+        commit(root, "u0", [Source("a", 40)], made_with)
+    commit(root, "u1", [Source("b", 20)], made_with)
+    whole = expected(Source("a", 40), "dinov2", made_with)
+    for _ in range(2):
+        store = FeatureStore.open(root)
+        assert store.videos().schema == MERGED and all(store.videos()[name].null_count == 2 for name in younger)
+        loaded = store.load("a-id")
+        assert torch.equal(loaded.dinov2, whole[torch.from_numpy(loaded.kept)])
+        assert compact(root).problems == ()
+    record = json.loads(storage.read_bytes(storage.join(root, "store.json")))
+    assert (record["format_version"], record["keep_threshold"]) == (2, 0.9)
