@@ -69,9 +69,12 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="tiny",
-        help="checkpoint folder, in our layout or the published one; or tiny, which has random weights (default)",
+        help="checkpoint folder, in our layout or the published one; or a preset with random weights: tiny (default), "
+        "tiny_llamavid, tiny_videollamb",
     )
-    parser.add_argument("--fps", type=RATE, default=1.0, help="frames sampled per second of video (default 1)")
+    parser.add_argument(
+        "--fps", type=RATE, default=1.0, help="frames sampled per second of video (default 1; to ask: the model's way)"
+    )
     parser.add_argument(
         "--threshold",
         type=SIMILARITY,
@@ -90,6 +93,8 @@ def build_parser() -> Parser:
     add_watching(ask)
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--max-new-tokens", type=COUNT, default=128, metavar="N", help="limit on the answer (default 128)")
+    ask.add_argument("--subtitles", type=Path, metavar="SRT", help="LLaMA-VID: what is said, put between the frames")
+    ask.set_defaults(fps=None)  # the model's own way
 
     frames = commands.add_parser("frames", help="contact sheet: every sampled frame, kept ones marked")
     add_watching(frames)
