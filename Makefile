@@ -1,8 +1,9 @@
 # Every target sets up what it needs first; the second time that takes no time.
 #   make setup    .venv with the pinned versions of constraints.txt
-#   make demo     synthetic videos -> features -> an answer      (VIDEO=path: your own file too)
+#   make demo     drawn videos -> features -> training -> scores -> endpoint -> report   (VIDEO=path: your own file)
 #   make test     the test suite, two tests at a time            (ARGS="-k name": a part of it)
-#   make test-all the same with the long fault scenarios, which CI runs too
+#   make test-ci  the same and the long fault scenarios that CI runs too
+#   make test-all the same and all others
 #   make coverage make test, and which lines it ran              (a third slower)
 #   make lint     ruff and mypy
 #   make pins     write constraints.txt anew from .venv
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all coverage lint pins clean
+.PHONY: help setup demo test test-ci test-all coverage lint pins clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -53,6 +54,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+test-ci: $(READY)
+	@$(BIN)/python $(PYTEST) -m "not rare" $(ARGS)
 
 test-all: $(READY)
 	@$(BIN)/python $(PYTEST) $(ARGS)

@@ -18,6 +18,7 @@ from tests.faults.s3_server import S3Server, environment, rclone
 from tests.pipelines.conftest import write_video
 from tests.video.clips import Clip
 
+pytestmark = pytest.mark.slow
 GOOD = 8
 CAUSES = {
     "empty.mp4": "NotAVideo",

@@ -95,6 +95,8 @@ def submit(cluster: Cluster, copy: Path, module: str) -> list[str]:
     return [*words, sys.executable, "-m", module]
 
 
+@pytest.mark.slow
+@pytest.mark.rare
 def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: Path, expected: Content) -> None:
     with Job(place.words, place.logs, cluster.variables, submit(cluster, clean_copy, "jobs.extract")) as job:
         busy = job.wait_until(lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches"))
@@ -105,6 +107,7 @@ def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: 
     assert not difference(read_content(place.store), expected)
 
 
+@pytest.mark.slow
 def test_training_outlives_a_node_with_all_it_has_on_s3(
     bucket: Path, faults_workdir: Path, cluster: Cluster, clean_copy: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_benchmark(tmp_path_factory.mktemp("faults") / "data", VIDEOS, QUESTIONS, seconds=2)
 
 
+@pytest.mark.slow
 def test_kills_change_no_score_and_repeat_no_answered_question(tmp_path: Path, data: Path) -> None:
     with CountingEndpoint() as server:
         words = words_of(tmp_path, data, server)

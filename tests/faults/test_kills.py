@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipelines.extract.plan import read_plan
 from pipelines.store import FeatureStore, committed_units
 from tests.faults.conftest import Place
@@ -24,6 +26,7 @@ def finished_sources(place: Place) -> set[str]:
     return {Path(row["source"]).name for row in planned if row["source"] not in left} if left else set()
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_death_of_every_kind_of_worker(place: Place, expected: Content) -> None:
     with Job(place.words, place.logs) as job:
         for victim in ("decoding child", "decode actor", "encode actor", "commit actor"):
@@ -35,6 +38,8 @@ def test_a_run_survives_the_death_of_every_kind_of_worker(place: Place, expected
     assert not difference(read_content(place.store), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.rare
 def test_a_dead_machine_costs_what_it_had_in_hand(place: Place, expected: Content) -> None:
     with Job(place.words, place.logs) as job:
         assert job.wait_until(lambda: finished_sources(place))
@@ -51,6 +56,7 @@ def test_a_dead_machine_costs_what_it_had_in_hand(place: Place, expected: Conten
     assert not difference(read_content(place.store), expected)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_on_s3_that_stumbles(s3_place: Place, server: S3Server, expected: Content) -> None:
     """One request in nine is refused as an overloaded S3 does it, one in thirty-one breaks off."""
     count = 0

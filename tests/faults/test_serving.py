@@ -98,6 +98,7 @@ def test_running_answers_end_when_the_endpoint_is_told_to(endpoint: LiveEndpoint
     assert endpoint.job.wait() == 0
 
 
+@pytest.mark.slow
 def test_an_update_refuses_nobody(faults_workdir: Path, tmp_path: Path) -> None:
     """`serve deploy` of a changed file while requests come in: the new settings hold, and all were answered."""
     with served_cluster(tmp_path) as cluster:

@@ -37,6 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_disk_full(bucket: Path, faults_workdir: Path, disk: Path, expected: Content) -> None:
     place = Place(bucket / "videos", disk / "stores", faults_workdir)
     words = [*place.words, "commit.write_attempts=2"]
@@ -51,6 +52,8 @@ def test_disk_full(bucket: Path, faults_workdir: Path, disk: Path, expected: Con
     assert not difference(read_content(place.store), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.rare
 def test_bucket_goes_away(s3_place: Place, server: S3Server, expected: Content) -> None:
     words = [*s3_place.words, "commit.write_attempts=2", "decode.read_attempts=2"]
     variables = environment(server.port)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from tests.faults.job import Job
+from tests.pipelines.mlflow_database import write_database
 
 COMMAND = (sys.executable, "-m", "jobs.train")
 # What Ray writes into the command line of its processes.
@@ -35,7 +36,7 @@ def write_problem(folder: Path, samples: int, epochs: int, **settings: Any) -> P
         }
         for number in range(samples)
     ]
-    folder.mkdir(parents=True, exist_ok=True)
+    write_database(folder)
     (folder / "rows.json").write_text(json.dumps(rows))
     values = {
         "output": str(folder),

@@ -39,7 +39,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", YAMLS, ids=relative)
 def test_yaml_parses(path: Path) -> None:
-    assert all(documents(path))
+    assert documents(path) and all(documents(path))
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=relative)

@@ -49,7 +49,7 @@ def stored(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     return Stored(extract_without_ray(config, load_towers(tiny, ("dinov2", "siglip"))).uri, video)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def endpoint(tiny: Path, stored: Stored, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEndpoint]:
     """Two names of the tiny model behind one endpoint; the first has the store."""
     with live_endpoint(

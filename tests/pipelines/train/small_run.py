@@ -23,6 +23,7 @@ from pipelines.train.loop import Outcome, train
 from pipelines.train.materials import Materials, make_materials
 from pipelines.train.run import Run, prepare
 from pipelines.train.world import World
+from tests.pipelines.mlflow_database import write_database
 
 COLOURS = ("red", "green", "blue", "yellow")
 STEPS = 24
@@ -48,6 +49,7 @@ def write_rows(folder: Path) -> tuple[Path, Path]:
 def make_config(folder: Path, media: Path, store: str, **changes: Any) -> TrainConfig:
     """Two epochs of twelve steps; a kill costs at most four."""
     rows, heldout = write_rows(folder)
+    write_database(folder)
     values: dict[str, Any] = {
         "output": str(folder),
         "workdir": str(folder),
