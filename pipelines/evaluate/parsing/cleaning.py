@@ -12,6 +12,8 @@ import re
 from pipelines.evaluate.parsing.characters import plain
 from pipelines.evaluate.parsing.fields import fields_as_lines
 
+# Characters at either end of a reply that are read.
+_REACH = 12_000
 _BLOCK = r"(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|reason)"
 _OPEN = re.compile(
     rf"<\s*\|?\s*{_BLOCK}(?:\s[^<>]*)?\|?\s*>|\[{_BLOCK}\]|◁{_BLOCK}▷|<\|begin_of_thought\|>|<seed:think>|"
@@ -83,7 +85,7 @@ _LATEX_SIGNS = (
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.M)
 _TILDE_FENCE = re.compile(r"^[ \t]*~{3,}[\w+-]*[ \t]*$", re.M)
 _POINTED_AT = re.compile(
-    r"[ \t]*(?:<[-=]+|[←⬅⇐👈]\uFE0F?)[ \t]*"
+    r"(?<![ \t])[ \t]*(?:<[-=]{1,4}|[←⬅⇐👈]\uFE0F?)[ \t]*"
     r"(?:(?:this(?: one)?|here|(?:my |the )?(?:answer|choice|pick)|correct)[ \t]*[.!]?)?[ \t]*$",
     re.M | re.I,
 )
@@ -122,11 +124,17 @@ def clean(reply: str) -> str | None:
     after = _after_reasoning(text)
     if after is None:
         return None
+    after = _within_reach(after)
     text = _first_turn(_without_struck(_TILDE_FENCE.sub("", after)))
     text = fields_as_lines(text)
     text = _marked_items(text)
     text = _unwrap(text)
     return _without_struck(plain(text))
+
+
+def _within_reach(text: str) -> str:
+    """The beginning and the end of a text that is longer than any answer."""
+    return text if len(text) <= 2 * _REACH else f"{text[:_REACH]}\n\n{text[-_REACH:]}"
 
 
 def _final_channel(text: str) -> str:

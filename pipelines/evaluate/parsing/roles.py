@@ -37,6 +37,7 @@ _SUPERLATIVES = {"best", "better", "closest", "closer", "perfectly", "exactly", 
 _MODALS = {"might", "could", "may"}
 # Words of a predicate within which an option is called the answer.
 _PREDICATE = 9
+_NEARBY = 20
 
 
 def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: bool) -> None:
@@ -50,7 +51,8 @@ def read(elements: Sequence[Element], sentence: Sentence, first: bool, last: boo
     """
     sentence.mentions = mentions_of(elements, sentence)
     for number, mention in enumerate(sentence.mentions):
-        _Reader(elements, sentence, mention, first, last).read()
+        nearby = sentence.mentions[max(0, number - _NEARBY) : number + _NEARBY]
+        _Reader(elements, sentence, mention, nearby, first, last).read()
         if number and elements[mention.first - 1].text == "so" and "and" in elements[mention.first - 1].tags:
             mention.role = sentence.mentions[number - 1].role  # B is right, and so is C
 
@@ -61,7 +63,7 @@ class _Reader(Surroundings):
     def read(self) -> None:
         mention = self.mention
         left, right = self.left() | self.tags(mention.first, mention.last) - {"and", "or"}, self.right()
-        before = self.tags(self.clause_start(), mention.first)
+        before = self.tags(self.clause_start, mention.first)
         mention.hedged = "maybe" in left | right | before or (self._modal() and not self._also())
         announced = bool(left & _CUES) and not (
             "list" in left and not left & {"right", "be", "final", "choose"} and mention.group
@@ -75,7 +77,7 @@ class _Reader(Surroundings):
             mention.role = REJECTED
             return
         called = self._called_right(right)
-        alone = self.closed()
+        alone = self.closed
         stands = self._stands(left)
         mention.final = "final" in left | before and (
             mention.kind == "label" or bool(left & _CUES) or self.after_colon()
@@ -171,7 +173,7 @@ class _Reader(Surroundings):
 
     def _compared(self) -> bool:
         """*Than* stands before the mention; a word that is also *that* counts only behind another mention."""
-        part = self.elements[self.clause_start() : self.mention.first]
+        part = self.elements[self.clause_start : self.mention.first]
         for index in range(len(part) - 1, -1, -1):
             one = part[index]
             if one.kind == "tag" and "than" in one.tags:
@@ -277,7 +279,7 @@ class _Reader(Surroundings):
         """``B seems like the most sensible choice``, ``C comes closest``: whatever the other words are."""
         seen: set[str] = set()
         words: set[str] = set()
-        for one in self.elements[self.mention.last + 1 : min(self.clause_end(), self.mention.last + _PREDICATE)]:
+        for one in self.elements[self.mention.last + 1 : min(self.clause_end, self.mention.last + _PREDICATE)]:
             if one.mention or one.tags & {"not", "wrong", "no", "if"}:
                 return False
             if "than" in one.tags:
@@ -309,13 +311,13 @@ class _Reader(Surroundings):
         sentence, mention = self.sentence, self.mention
         if self._in_reason():
             return False
-        if mention.first == self.clause_start() and self._does():
+        if mention.first == self.clause_start and self._does():
             return True
         if self.opens():
             nxt = self.elements[mention.last + 1] if mention.last + 1 < sentence.end else None
             comma = nxt is not None and nxt.kind == "mark" and nxt.text == ","
             whole = self.closed_sentence()
-            return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self.closed())
+            return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self.closed)
         return self._closes(left) or (mention.kind == "label" and not mention.group and self._it_was())
 
     def _it_was(self) -> bool:
@@ -331,14 +333,14 @@ class _Reader(Surroundings):
         before = next(
             (one for one in reversed(self.elements[sentence.start : mention.first]) if one.text not in "\"'"), None
         )
-        if ("so" in left and self.closed()) or (mention.kind == "label" and self._is_complement()):
+        if ("so" in left and self.closed) or (mention.kind == "label" and self._is_complement()):
             return True
         if before is None or before.kind != "mark":
             return False
         if before.text in ":→=":
             return not left & {"ask", "because", "list"} and self._colon_answers()
         remark = mention.kind == "label" and before.text == "(" and len(sentence.mentions) == 1
-        return self.last and before.text in ",–-([" and (self.closed() or remark)
+        return self.last and before.text in ",–-([" and (self.closed or remark)
 
     def _is_complement(self) -> bool:
         """``it is B``; of other subjects only where B was named as a label before or *but* leads up to it."""
@@ -351,21 +353,21 @@ class _Reader(Surroundings):
             place -= 1
         verb = self.elements[place]
         if verb.kind == "tag" and "be" in verb.tags and "not" not in verb.tags:
-            named = (one for one in self.elements[: self.mention.first] if one.kind == "label")
+            named = (one for one in self.elements[self.far : self.mention.first] if one.kind == "label")
             joined = self.mention.first < self.mention.last
             return (
                 joined
                 or bool(_SUBJECTS & self._words_before())
                 or any(one.labels & self.mention.labels for one in named)
             )
-        clause = self.elements[self.clause_start() - 1] if self.clause_start() > self.sentence.start else verb
-        earlier = any(one.kind == "label" for one in self.elements[self.sentence.start : self.clause_start()])
+        clause = self.elements[self.clause_start - 1] if self.clause_start > self.sentence.start else verb
+        earlier = any(one.kind == "label" for one in self.elements[self.sentence.start : self.clause_start])
         leads = verb.text not in _PREPOSITIONS and "and" not in verb.tags and "but" in clause.tags and earlier
         return leads or self._first_person()
 
     def _first_person(self) -> bool:
         """``I'd put my money on C``: what the speaker does with an option, unless that is a thing's name."""
-        part = [one for one in self.elements[self.clause_start() : self.mention.first] if one.kind != "mark"]
+        part = [one for one in self.elements[self.clause_start : self.mention.first] if one.kind != "mark"]
         speaks = any(one.text in _FIRST_PERSON for one in part[:2])
         if any(one.mention for one in part):
             return False
@@ -398,23 +400,23 @@ class _Reader(Surroundings):
 
     def _modal(self) -> bool:
         """``it might be B``."""
-        return any(one.text in _MODALS for one in self.elements[self.clause_start() : self.mention.first])
+        return any(one.text in _MODALS for one in self.elements[self.clause_start : self.mention.first])
 
     def _then(self) -> bool:
         """``then she gets angry``: one event after another."""
-        clause = {one.text for one in self.elements[self.clause_start() : self.mention.first]}
+        clause = {one.text for one in self.elements[self.clause_start : self.mention.first]}
         others = [one for one in self.sentence.mentions if one.labels != self.mention.labels]
         after = {one.text for one in self.elements[self.mention.last + 1 : self.sentence.end]} if others else set()
         return bool((clause | after) & _SEQUENCE)
 
     def _compares(self) -> bool:
         """``but E is more accurate``: of two, this one."""
-        predicate = self.elements[self.mention.last + 1 : self.clause_end()]
+        predicate = self.elements[self.mention.last + 1 : self.clause_end]
         return any(one.text in _COMPARATIVES for one in predicate[:4])
 
     def _does(self) -> bool:
         """``C does``, ``C obviously``."""
-        said = [one.text for one in self.elements[self.mention.last + 1 : self.clause_end()] if one.kind != "mark"]
+        said = [one.text for one in self.elements[self.mention.last + 1 : self.clause_end] if one.kind != "mark"]
         empty = {"filler", "maybe", "yes", "final"}
         rest = self.elements[self.mention.last + 1 : self.sentence.end]
         return said in (["does"], ["did"], ["do"], ["is"], ["it", "is"]) or (
@@ -425,7 +427,7 @@ class _Reader(Surroundings):
 
     def _also(self) -> bool:
         """``it could also be B``: one more possibility."""
-        clause = [one.text for one in self.elements[self.clause_start() : self.mention.first]]
+        clause = [one.text for one in self.elements[self.clause_start : self.mention.first]]
         return "also" in clause and bool({"could", "might", "may"} & set(clause))
 
     def _colon_answers(self) -> bool:
@@ -438,7 +440,9 @@ class _Reader(Surroundings):
             return False
         index = self.mention.last + 1
         rest = [one for one in self.elements[index : self.sentence.end] if one.kind not in ("newline",)]
-        noun = next(one for one in reversed(self.elements[: self.mention.last + 1]) if "answer" in one.tags)
+        noun = next(
+            one for one in reversed(self.elements[self.sentence.start : self.mention.last + 1]) if "answer" in one.tags
+        )
         if self.after_colon() or is_answer_name(noun.text, strict=True):
             return False
         return (
@@ -455,7 +459,7 @@ class _Reader(Surroundings):
 
     def _main_clause(self) -> bool:
         """``since a knife is seen, B``: the option alone behind the comma that ends the reason."""
-        start, end = self.clause_start(), self.clause_end()
+        start, end = self.clause_start, self.clause_end
         comma = start > self.sentence.start and self.elements[start - 1].text == ","
         joined = self.mention.first == start and not any(
             one.kind != "mark" for one in self.elements[self.mention.last + 1 : end]

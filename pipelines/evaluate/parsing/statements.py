@@ -30,6 +30,7 @@ _SEPARATES = set(
         "because",
     ]
 )
+_LONGEST_HEADING = 40
 _SENTENCE_ENDS = ".!?;"
 
 
@@ -77,7 +78,7 @@ def sentences_of(elements: Sequence[Element]) -> list[Sentence]:
     sentences, start, opens_line = [], 0, True
     for index, element in enumerate(elements):
         if element.kind == "newline":
-            if _announces_only(elements[start:index]):
+            if index - start < 2 * _LONGEST_HEADING and _announces_only(elements[start:index]):
                 continue
             end = True
         else:
@@ -95,7 +96,7 @@ def sentences_of(elements: Sequence[Element]) -> list[Sentence]:
 def _announces_only(elements: Sequence[Element]) -> bool:
     """A line such as *Answer:* or *The correct option is*."""
     said = [one for one in elements if one.kind not in ("mark", "newline")]
-    if not said or any(one.kind != "tag" for one in said):
+    if not 0 < len(said) <= _LONGEST_HEADING or any(one.kind != "tag" for one in said):
         return False
     tags = frozenset[str]().union(*(one.tags for one in said))
     if any("list" in one.tags for one in said) and not tags & {"right", "final", "be", "choose"}:

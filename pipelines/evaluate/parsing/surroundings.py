@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from pipelines.evaluate.parsing.elements import Element
 from pipelines.evaluate.parsing.statements import Mention, Sentence
@@ -10,6 +11,7 @@ from pipelines.evaluate.parsing.statements import Mention, Sentence
 _THAT = {"dass", "daß", "что", "że", "that", "hogy", "att", "dat"}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
 _REACH = 120
+_FAR = 2000
 _RELATIVE = 20
 
 
@@ -23,7 +25,13 @@ class Surroundings:
     """
 
     def __init__(
-        self, elements: Sequence[Element], sentence: Sentence, mention: Mention, first: bool, last: bool
+        self,
+        elements: Sequence[Element],
+        sentence: Sentence,
+        mention: Mention,
+        nearby: Sequence[Mention],
+        first: bool,
+        last: bool,
     ) -> None:
         self.elements, self.mention = elements, mention
         # A word farther away than this says nothing of the mention.
@@ -32,8 +40,9 @@ class Surroundings:
             min(sentence.end, mention.last + _REACH),
             sentence.question,
             sentence.opens_line,
-            sentence.mentions,
+            list(nearby),
         )
+        self.far = max(0, mention.first - _FAR)
         self.first, self.last = first, last
         self.walked = self.right_walk()
 
@@ -196,6 +205,7 @@ class Surroundings:
             "answer" in one.tags for one in rest[:upto] if "be" in tags
         )
 
+    @cached_property
     def clause_start(self) -> int:
         index = self.mention.first
         while index > self.sentence.start:
@@ -207,6 +217,7 @@ class Surroundings:
             index -= 1
         return index
 
+    @cached_property
     def clause_end(self) -> int:
         index = self.mention.last + 1
         while index < self.sentence.end:
@@ -250,9 +261,10 @@ class Surroundings:
         nxt = self.elements[self.mention.last + 1] if self.mention.last + 1 < self.sentence.end else None
         return nxt is not None and nxt.kind == "mark"
 
+    @cached_property
     def closed(self) -> bool:
         """Nothing in the clause but words without content of their own."""
-        start, end = self.clause_start(), self.clause_end()
+        start, end = self.clause_start, self.clause_end
         return all(one.kind != "word" for one in self.elements[start:end])
 
     def after_colon(self) -> bool:
