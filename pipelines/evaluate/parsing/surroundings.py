@@ -10,7 +10,7 @@ from pipelines.evaluate.parsing.statements import Mention, Sentence
 
 _THAT = {"dass", "daß", "что", "że", "that", "hogy", "att", "dat"}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
-_REACH = 120
+_REACH = 60
 _FAR = 2000
 _RELATIVE = 20
 
