@@ -1,10 +1,11 @@
 """Several samples in one row: what training runs instead of padded batches.
 
-Each sample goes through :meth:`LongVUModel.see` by itself, so budgets, regimes and resolutions are those of the sample
+Each sample goes through its model's visual path by itself, so budgets, regimes and resolutions are those of the sample
 alone. The merged sequences are laid end to end, positions start anew with each, and attention is computed sequence by
 sequence: nothing a neighbour does can reach a sample, in float32 not even in the last bit. (On a CPU with several
 threads an elementwise kernel may round an element at the edge of a thread's share differently.) The library's layers
-run on the row as on any other, through its attention interface, with or without gradient checkpointing.
+run on the row as on any other, through its attention interface, with or without gradient checkpointing. Models of all
+families are packed alike; what of a sample is learned is said by their ``learned_sequences``.
 
 Call :func:`use_packed_attention` once on a model before packing with it.
 
@@ -13,7 +14,7 @@ Shapes: B rows of a sample, T ids of a row, S tokens of the packed row, C model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from longvu_model.config import IGNORE_INDEX
-from longvu_model.modeling import LongVUModel
-from longvu_model.sight import Media
+from longvu_model.vision_language import EmbeddingsModel
 
 PACKED_SDPA = "longvu_packed_sdpa"
 """Attention of packed rows by one ``scaled_dot_product_attention`` for each sequence; SDPA as usual elsewhere."""
@@ -41,14 +41,14 @@ elements of an array in their own way; with a filler behind them, no sample is e
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """What one call of :meth:`LongVUModel.see` takes: one sample, or a published batch, whose rows share a regime."""
+    """What one call of a model's ``see`` takes: one sample, or a published batch, whose rows share a regime."""
 
     input_ids: Tensor
-    """int64 (B, T), ``IMAGE_TOKEN_INDEX`` where a medium goes."""
+    """int64 (B, T), a negative id where a medium goes."""
     labels: Tensor
     """int64 (B, T), ``IGNORE_INDEX`` where nothing is learned."""
-    media: Media | None
-    """Pixels or tower features, ``None`` for plain text."""
+    media: Any
+    """The family's record of pixels or tower features, ``None`` for plain text."""
     attention_mask: Tensor | None = None
     """(B, T), true for real tokens; all are real by default."""
 
@@ -62,10 +62,12 @@ class PackedRow:
     """int64, the next token's label at each position, ``IGNORE_INDEX`` where nothing is predicted. On the CPU."""
     lengths: list[int]
     """Tokens of each sequence, in the order of the samples' rows."""
+    sample_lengths: list[int]
+    """Tokens of all sequences of each sample."""
 
 
 def use_packed_attention(model: nn.Module, attention: str = PACKED_SDPA) -> None:
-    """Prepare the language model of ``model`` (a LongVU model with or without head) for packed rows.
+    """Prepare the language model of ``model`` (of any family, with or without head) for packed rows.
 
     Args:
         attention: :data:`PACKED_SDPA` or :data:`FLASH`. Unpacked calls, generation included, go on working.
@@ -78,11 +80,11 @@ def use_packed_attention(model: nn.Module, attention: str = PACKED_SDPA) -> None
         raise ValueError(f"attention={attention!r}: use {PACKED_SDPA!r} or {FLASH!r}")
     AttentionInterface.register(PACKED_SDPA, _packed_sdpa)
     AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
-    core = model if isinstance(model, LongVUModel) else model.model
+    core = model if isinstance(model, EmbeddingsModel) else model.model
     core.language_model.set_attn_implementation(attention)  # type: ignore[union-attr, operator]
 
 
-def embed_samples(model: LongVUModel, samples: Sequence[SampleInputs]) -> PackedRow:
+def embed_samples(model: EmbeddingsModel, samples: Sequence[SampleInputs]) -> PackedRow:
     """The visual path and the assembly of every sample; the sequences end to end.
 
     Raises:
@@ -90,18 +92,20 @@ def embed_samples(model: LongVUModel, samples: Sequence[SampleInputs]) -> Packed
     """
     if not samples:
         raise ValueError("an empty bin: there is nothing to pack")
-    embeds, targets, lengths = [], [], []
+    embeds, targets, lengths, sample_lengths = [], [], [], []
     for sample in samples:
-        embeds_BTC, labels_BT, real_BT = _embed(model, sample)
-        targets_BT = torch.full_like(labels_BT, IGNORE_INDEX)
-        targets_BT[:, :-1] = labels_BT[:, 1:]
-        # A row's last token predicts nothing: with padding on the right, the label behind it is padding's.
-        for row_embeds, row_targets, row_real in zip(embeds_BTC, targets_BT, real_BT, strict=True):
-            whole = bool(row_real.all())
-            embeds.append(row_embeds if whole else row_embeds[row_real.to(row_embeds.device)])
-            targets.append(row_targets if whole else row_targets[row_real])
-            lengths.append(len(targets[-1]))
-    return PackedRow(torch.cat(embeds), torch.cat(targets), lengths)
+        first = len(lengths)
+        for embeds_BTC, labels_BT, real_BT in _embed(model, sample):
+            targets_BT = torch.full_like(labels_BT, IGNORE_INDEX)
+            targets_BT[:, :-1] = labels_BT[:, 1:]
+            # A row's last token predicts nothing: with padding on the right, the label behind it is padding's.
+            for row_embeds, row_targets, row_real in zip(embeds_BTC, targets_BT, real_BT, strict=True):
+                whole = bool(row_real.all())
+                embeds.append(row_embeds if whole else row_embeds[row_real.to(row_embeds.device)])
+                targets.append(row_targets if whole else row_targets[row_real])
+                lengths.append(len(targets[-1]))
+        sample_lengths.append(sum(lengths[first:]))
+    return PackedRow(torch.cat(embeds), torch.cat(targets), lengths, sample_lengths)
 
 
 def run_backbone(language_model: nn.Module, row: PackedRow) -> Tensor:
@@ -130,13 +134,13 @@ def run_backbone(language_model: nn.Module, row: PackedRow) -> Tensor:
     return outputs.last_hidden_state[0, :num_tokens]
 
 
-def packed_forward(model: LongVUModel, samples: Sequence[SampleInputs]) -> tuple[Tensor, PackedRow]:
+def packed_forward(model: EmbeddingsModel, samples: Sequence[SampleInputs]) -> tuple[Tensor, PackedRow]:
     """Hidden states (S, C) of samples packed in one row, and the row, with the targets of every position."""
     row = embed_samples(model, samples)
     return run_backbone(model.language_model, row), row
 
 
-def _embed(model: LongVUModel, sample: SampleInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _embed(model: EmbeddingsModel, sample: SampleInputs) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Embeddings (B, T', C) of the merged rows; their labels and which are real, (B, T') on the CPU."""
     mask_BT = sample.attention_mask
     if mask_BT is None:
@@ -144,10 +148,11 @@ def _embed(model: LongVUModel, sample: SampleInputs) -> tuple[Tensor, Tensor, Te
     if sample.media is None:
         limit = model.config.max_sequence_length
         embeds_BTC = model.embed(sample.input_ids[:, :limit])
-        return embeds_BTC, sample.labels[:, :limit].cpu(), mask_BT[:, :limit].bool().cpu()
-    merged = model.see(sample.input_ids, sample.media, mask_BT, labels=sample.labels).merged
-    assert merged.labels is not None and merged.attention_mask is not None, "both were given"
-    return merged.inputs_embeds, merged.labels.cpu(), merged.attention_mask.cpu()
+        yield embeds_BTC, sample.labels[:, :limit].cpu(), mask_BT[:, :limit].bool().cpu()
+        return
+    for merged in model.learned_sequences(sample.input_ids, sample.media, mask_BT, sample.labels):
+        assert merged.labels is not None and merged.attention_mask is not None, "both were given"
+        yield merged.inputs_embeds, merged.labels.cpu(), merged.attention_mask.cpu()
 
 
 def _packed_sdpa(

@@ -35,7 +35,10 @@ class VisionLanguagePreTrained(PreTrainedModel):
 class EmbeddingsModel:
     """A model without head, around ``language_model``; stands in front of the family's base class."""
 
+    config: Any
     language_model: Any
+    see: Any
+    """The family's visual path: ids and media -> merged sequences."""
 
     def get_input_embeddings(self) -> nn.Module:
         table: nn.Module = self.language_model.get_input_embeddings()
@@ -49,6 +52,17 @@ class EmbeddingsModel:
         table = self.get_input_embeddings()
         embeds: Tensor = table(ids.to(next(table.parameters()).device))
         return embeds
+
+    def learned_sequences(
+        self, input_ids: Tensor, media: Any, attention_mask: Tensor, labels: Tensor
+    ) -> list[MergedInputs]:
+        """What is learned of samples with media: each row once, with its visual tokens; mask and labels are made.
+
+        Args:
+            input_ids, attention_mask, labels: (B, T).
+            media: as the family's ``see`` takes them.
+        """
+        return [self.see(input_ids, media, attention_mask, labels=labels).merged]
 
     def forward(self, inputs_embeds: Tensor | None = None, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
         """The language model on embeddings (or plain text ids); see the family's ``see`` for media."""

@@ -22,7 +22,7 @@ from longvu_model.assembly import MergedInputs
 from longvu_model.llamavid.compression import FrameTokens, VisualTokens, split_tokens
 from longvu_model.llamavid.config import LlamaVidConfig
 from longvu_model.llamavid.qformer import QFormer
-from longvu_model.llamavid.sight import EncodedMedia, Media, Sight, Views
+from longvu_model.llamavid.sight import EncodedMedia, GuidedMedia, Media, Sight, Views
 from longvu_model.llamavid.towers import EvaTower
 from longvu_model.vision_language import AnsweringModel, EmbeddingsModel, VisionLanguagePreTrained
 
@@ -190,6 +190,13 @@ class LlamaVidModel(EmbeddingsModel, LlamaVidPreTrainedModel):
                 "fewer frames, or extend the model's positions (longvu_model.llamavid.positions)"
             )
         return Sight(merged, encoded, visual)
+
+    def learned_sequences(
+        self, input_ids: Tensor, media: GuidedMedia, attention_mask: Tensor, labels: Tensor
+    ) -> list[MergedInputs]:
+        """See :meth:`EmbeddingsModel.learned_sequences`."""
+        seen = self.see(input_ids, media.media, media.views, attention_mask, labels, token_slots=media.token_slots)
+        return [seen.merged]
 
 
 def _extended_in_front(mask_BT: Tensor, grown_B: Tensor, labels: Tensor | None) -> Tensor:

@@ -38,6 +38,16 @@ class Views:
 
 
 @dataclass(frozen=True)
+class GuidedMedia:
+    """Media with the looks at them: what a training sample shows."""
+
+    media: Media
+    views: Views
+    token_slots: bool = False
+    """See :meth:`longvu_model.llamavid.modeling.LlamaVidModel.see`."""
+
+
+@dataclass(frozen=True)
 class EncodedMedia:
     """Frames after the tower: all that is expensive, and independent of the question."""
 

@@ -16,7 +16,7 @@ from transformers import AutoModel, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from longvu_model import assembly, ragged
+from longvu_model import assembly
 from longvu_model.assembly import MergedInputs
 from longvu_model.videollamb.bridge import Bridge
 from longvu_model.videollamb.compression import VisualTokens, compress, most_tokens, pool
@@ -91,7 +91,7 @@ class VideoLLaMBModel(EmbeddingsModel, VideoLLaMBPreTrainedModel):
         else:
             trained = any(parameter.requires_grad for parameter in self.towers.parameters())
             with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-                features_FND = self._encode(given, counts_V, media.is_video.cpu())
+                features_FND = self.towers(given, counts_V, media.is_video.cpu())
         return pool(features_FND.to(weight.dtype), self.config.pool_grid)
 
     def compress(self, features_FND: Tensor, frame_counts_V: Tensor) -> VisualTokens:
@@ -150,6 +150,14 @@ class VideoLLaMBModel(EmbeddingsModel, VideoLLaMBPreTrainedModel):
             )
         return batches, encoded
 
+    def learned_sequences(
+        self, input_ids: Tensor, media: Media, attention_mask: Tensor, labels: Tensor
+    ) -> list[MergedInputs]:
+        """See :meth:`EmbeddingsModel.learned_sequences`; with the per-scene loss, each row once for each scene."""
+        if not self.config.per_scene_loss:
+            return super().learned_sequences(input_ids, media, attention_mask, labels)
+        return self.see_scenes(input_ids, media, attention_mask, labels)[0]
+
     def _finished_rows(self, input_ids: Tensor, attention_mask: Tensor | None, finished_V: list[bool]) -> list[int]:
         layout = assembly.text_layout(input_ids, attention_mask)
         row_V, _ = assembly.rows_of_media(layout, len(finished_V), self.config.rules)
@@ -193,44 +201,6 @@ class VideoLLaMBModel(EmbeddingsModel, VideoLLaMBPreTrainedModel):
                 f"media are {kinds}, the text has places for "
                 f"{[['image', 'video'][video] for video in asked.long().tolist()]}: write <video> for a video"
             )
-
-    def _encode(self, pixels_FCHW: Tensor, counts_V: Tensor, is_video_V: Tensor) -> Tensor:
-        """Tower features of all frames in order."""
-        video_tower = self.towers.video
-        by_video_V = is_video_V & (video_tower is not None)
-        by_video_F = by_video_V[ragged.expand(counts_V)[0]]
-        parts, places = [], []
-        if not bool(by_video_F.all()):
-            place = (~by_video_F).nonzero()[:, 0]
-            parts.append(self.towers.image(pixels_FCHW[place.to(pixels_FCHW.device)]))
-            places.append(place)
-        if video_tower is not None and bool(by_video_F.any()):
-            filled, shown = self._whole_windows(counts_V, by_video_V)
-            features = video_tower(pixels_FCHW[filled.to(pixels_FCHW.device)])
-            parts.append(features if bool(shown.all()) else features[shown.to(features.device)])
-            places.append(by_video_F.nonzero()[:, 0])
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.cat(places).argsort()
-        return torch.cat(parts)[order.to(parts[0].device)]
-
-    def _whole_windows(self, counts_V: Tensor, by_video_V: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames of videos in whole windows, the last frame of a video as often as it takes; which of them are shown.
-
-        Raises:
-            ValueError: under published semantics, frames that are no whole windows.
-        """
-        window = self.config.temporal_window
-        frames, shown = [], []
-        for start, count in zip(ragged.starts(counts_V)[by_video_V], counts_V[by_video_V], strict=True):
-            missing = -int(count) % window
-            if missing and self.config.rules.whole_windows_only:
-                raise ValueError(
-                    f"a video of {int(count)} frames: under published semantics a multiple of {window} is needed"
-                )
-            frames.append(start + torch.arange(int(count) + missing).clamp(max=int(count) - 1))
-            shown.append(torch.arange(int(count) + missing) < int(count))
-        return torch.cat(frames), torch.cat(shown)
 
 
 class VideoLLaMBForConditionalGeneration(AnsweringModel, VideoLLaMBPreTrainedModel, GenerationMixin):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longvu_model import ragged
 from longvu_model.tower_pixels import CLIP_MEAN, CLIP_STD
 from longvu_model.towers import Mlp, Tower, VisionBlock, attend
 from longvu_model.videollamb.config import VideoLLaMBConfig
@@ -104,11 +105,52 @@ class Towers(nn.Module):
 
     def __init__(self, config: VideoLLaMBConfig):
         super().__init__()
+        self.rules, self.window = config.rules, config.temporal_window
         self.image = ImageTower(config.image_config, num_blocks(config.image_config, config.feature_layer))
         self.video: VideoTower | None = None
         if config.video_config is not None:
             depth = num_blocks(config.video_config, config.feature_layer)
             self.video = VideoTower(config.video_config, depth, config.temporal_window)
+
+    def forward(self, pixels_FCHW: Tensor, counts_V: Tensor, is_video_V: Tensor) -> Tensor:
+        """Features of the frames of media, in their order: (F, N, D), class token first.
+
+        Args:
+            counts_V: frames per medium, on the CPU.
+            is_video_V: bool, on the CPU.
+
+        Raises:
+            ValueError: under published semantics, frames of a video that are no whole windows.
+        """
+        by_video_V = is_video_V & (self.video is not None)
+        by_video_F = by_video_V[ragged.expand(counts_V)[0]]
+        parts, places = [], []
+        if not bool(by_video_F.all()):
+            place = (~by_video_F).nonzero()[:, 0]
+            parts.append(self.image(pixels_FCHW[place.to(pixels_FCHW.device)]))
+            places.append(place)
+        if self.video is not None and bool(by_video_F.any()):
+            filled, shown = self._whole_windows(counts_V, by_video_V)
+            features = self.video(pixels_FCHW[filled.to(pixels_FCHW.device)])
+            parts.append(features if bool(shown.all()) else features[shown.to(features.device)])
+            places.append(by_video_F.nonzero()[:, 0])
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.cat(places).argsort()
+        return torch.cat(parts)[order.to(parts[0].device)]
+
+    def _whole_windows(self, counts_V: Tensor, by_video_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames of videos in whole windows, a last frame as often as it takes; which of them are shown."""
+        frames, shown = [], []
+        for start, count in zip(ragged.starts(counts_V)[by_video_V], counts_V[by_video_V], strict=True):
+            missing = -int(count) % self.window
+            if missing and self.rules.whole_windows_only:
+                raise ValueError(
+                    f"a video of {int(count)} frames: under published semantics a multiple of {self.window} is needed"
+                )
+            frames.append(start + torch.arange(int(count) + missing).clamp(max=int(count) - 1))
+            shown.append(torch.arange(int(count) + missing) < int(count))
+        return torch.cat(frames), torch.cat(shown)
 
 
 def num_blocks(tower: Any, layer: int) -> int:

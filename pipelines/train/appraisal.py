@@ -1,6 +1,6 @@
 """What samples cost: their text through the real tokenizer, their media by the model's own rules.
 
-Shapes: B samples, V media of all samples back to back.
+Shapes: B samples.
 """
 
 from __future__ import annotations
@@ -8,27 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
 
-from longvu_model.config import IGNORE_INDEX, IMAGE_TOKEN_INDEX, LongVUConfig
-from longvu_model.labels import LabelledIds, label_turns
 from longvu_model.video import FrameSampling
-from pipelines import storage
-from pipelines.store import FeatureStore, StoreError
+from pipelines.store import FeatureStore
+from pipelines.train.families import Family
+from pipelines.train.families.base import SampleText
 from pipelines.train.flops import language_flops
 from pipelines.train.online import measure
 from pipelines.train.samples import MediaRef, Sample, Unusable
-from pipelines.train.visibility import MediumFacts, clip_facts, stored_facts, visual_cost
+from pipelines.train.visibility import MediumFacts
 
 _MEASURERS = 8
 
 
 @dataclass(frozen=True)
 class Appraised:
-    """A sample and its cost; token counts are those of the merged sequence, visual ones an upper bound."""
+    """A sample and its cost; token counts are those of the merged sequences, visual ones an upper bound.
+
+    A sample that is learned in several sequences has its text in each: ``num_text_tokens`` is that of one, all other
+    counts are of all.
+    """
 
     sample: Sample
     num_text_tokens: int
@@ -38,45 +40,43 @@ class Appraised:
     flops: float
     has_room: bool
     """Whether the text leaves room for its media."""
+    num_sequences: int = 1
 
     @property
     def num_tokens(self) -> int:
-        return self.num_text_tokens + self.num_visual_tokens
+        return self.num_sequences * self.num_text_tokens + self.num_visual_tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of one sequence."""
+        return -(-self.num_tokens // self.num_sequences)
 
 
-def encode_turns(sample: Sample, tokenizer: PreTrainedTokenizerBase, config: LongVUConfig) -> LabelledIds:
+def encoded(sample: Sample, family: Family[Any]) -> SampleText:
     """Token ids and labels of a sample, as both the manifest and the reader see it.
 
     Raises:
-        Unusable: nothing in it is learned.
+        Unusable: nothing in it is learned, or the family cannot learn such a sample.
     """
-    style = str(config.prompt_style)
-    labelled = label_turns(sample.turns, tokenizer, style, config.rules, has_medium=bool(sample.media))
-    if not num_targets(labelled):
+    text = family.label(sample)
+    if not text.num_targets:
         raise Unusable("no answer", "none of its tokens is learned")
-    return labelled
-
-
-def num_targets(labelled: LabelledIds) -> int:
-    """Labels that the loss sums over; the first token has none before it to predict it."""
-    return sum(label != IGNORE_INDEX for label in labelled.labels[1:])
+    return text
 
 
 class Appraiser:
     """Counts tokens.
 
     Args:
-        config: grids, budgets and thresholds of the stage.
+        family: of the model, as the stage sets it.
         store: features of media; facts of the others come from their files.
         sampling: which frames of a video file are taken, as text.
     """
 
-    def __init__(
-        self, config: LongVUConfig, tokenizer: PreTrainedTokenizerBase, store: FeatureStore | None, sampling: str
-    ) -> None:
-        self._config, self._tokenizer, self._store = config, tokenizer, store
+    def __init__(self, family: Family[Any], store: FeatureStore | None, sampling: str) -> None:
+        self._family, self._store = family, store
         self._sampling = FrameSampling.parse(sampling)
-        self._stored = {} if store is None else stored_facts(store, config.dino_threshold)
+        self._stored = {} if store is None else family.stored_facts(store)
 
     def appraise(self, samples: Sequence[Sample]) -> list[Appraised | Unusable]:
         """The cost of each sample, or why it cannot be used.
@@ -100,21 +100,21 @@ class Appraiser:
 
     def _prepare(
         self, sample: Sample, located: list[tuple[MediaRef, MediumFacts]] | Unusable
-    ) -> tuple[Sample, LabelledIds, list[MediumFacts]] | Unusable:
+    ) -> tuple[Sample, SampleText, list[MediumFacts]] | Unusable:
         if isinstance(located, Unusable):
             return located
         try:
-            labelled = encode_turns(sample, self._tokenizer, self._config)
+            text = encoded(sample, self._family)
         except Unusable as error:
             return error
-        return replace(sample, media=tuple(medium for medium, _ in located)), labelled, [fact for _, fact in located]
+        return replace(sample, media=tuple(medium for medium, _ in located)), text, [fact for _, fact in located]
 
     def _facts(self, medium: MediaRef) -> tuple[MediaRef, MediumFacts]:
         """The medium, no longer of the store if that has it in another form, and its facts."""
         if medium.video_id is not None:
             assert self._store is not None
             if medium.start_s is not None:
-                return medium, clip_facts(self._store.row(medium.video_id), medium, self._config.dino_threshold)
+                return medium, self._family.clip_facts(self._store.row(medium.video_id), medium)
             facts = self._stored[medium.video_id]
             if medium.kind == "video":
                 return medium, facts
@@ -127,41 +127,31 @@ class Appraiser:
         facts = MediumFacts(medium.kind == "video", found.num_frames, found.num_frames, kept, 0, found.size)
         return medium, facts
 
-    def _costs(self, entries: Sequence[tuple[Sample, LabelledIds, list[MediumFacts]]]) -> list[Appraised]:
-        text_B = torch.tensor(
-            [sum(i != IMAGE_TOKEN_INDEX for i in labelled.input_ids) for _, labelled, _ in entries], dtype=torch.int64
-        )
-        media_B = torch.tensor([len(facts) for _, _, facts in entries], dtype=torch.int64)
-        row_V = torch.repeat_interleave(torch.arange(len(entries)), media_B)
-        facts_V = [fact for _, _, facts in entries for fact in facts]
-        cost = visual_cost(self._config, row_V, facts_V, text_B)
-        for fact, reduced in zip(facts_V, cost.reduced_V.tolist(), strict=True):
-            if reduced and fact.missing:
-                self._refuse_threshold(fact)
-        visual_B = torch.zeros_like(text_B).index_add(0, row_V, cost.tokens_V)
-        frames_B = torch.zeros_like(text_B).index_add(0, row_V, cost.frames_V)
-        roomless_B = torch.zeros_like(text_B).index_add(0, row_V, (~cost.fits_V).long())
-        targets = [num_targets(labelled) for _, labelled, _ in entries]
-        flops = language_flops(self._config.text_config, (text_B + visual_B).numpy(), np.array(targets, np.int64))
-        reduced = iter(cost.reduced_V.tolist())
+    def _costs(self, entries: Sequence[tuple[Sample, SampleText, list[MediumFacts]]]) -> list[Appraised]:
+        samples, texts, facts = ([entry[place] for entry in entries] for place in range(3))
+        costs = self._family.costs(texts, facts, self._store)
+        sequences_B = np.array([cost.sequences for cost in costs], np.int64)
+        text_B = np.array([text.num_text for text in texts], np.int64)
+        visual_B = np.array([cost.visual_tokens for cost in costs], np.int64)
+        targets_B = np.array([text.num_targets for text in texts], np.int64)
+        each_B = text_B + visual_B // np.maximum(sequences_B, 1)
+        flops = sequences_B * language_flops(self._family.config.text_config, each_B, targets_B)
         return [
             Appraised(
-                replace(sample, media=tuple(replace(medium, reduced=next(reduced)) for medium in sample.media)),
-                int(text_B[i]),
-                targets[i],
-                int(visual_B[i]),
-                int(frames_B[i]),
+                replace(
+                    sample,
+                    media=tuple(
+                        replace(medium, reduced=reduced)
+                        for medium, reduced in zip(sample.media, cost.reduced, strict=True)
+                    ),
+                ),
+                text.num_text,
+                text.num_targets * cost.sequences,
+                cost.visual_tokens,
+                cost.frames,
                 float(flops[i]),
-                not roomless_B[i],
+                cost.has_room,
+                cost.sequences,
             )
-            for i, (sample, _, _) in enumerate(entries)
+            for i, (sample, text, cost) in enumerate(zip(samples, texts, costs, strict=True))
         ]
-
-    def _refuse_threshold(self, fact: MediumFacts) -> None:
-        assert self._store is not None
-        keep = self._store.manifest.keep_threshold
-        raise StoreError(
-            f"{storage.shown(self._store.uri)}: stored features below a similarity of {keep:g}, the model keeps frames "
-            f"below {self._config.dino_threshold:g}: of a video of {fact.sampled} frames {fact.missing} are missing; "
-            f"train with a lower dino_threshold, or extract again with a higher keep_threshold"
-        )

@@ -30,6 +30,11 @@ class DataConfig(Config):
     online: bool = setting(True, about="decode and encode media that the store does not have", in_digest=False)
     join: Join = setting("source", about="source: media are found in the store by URI; content: also by their bytes")
     sampling: str = setting("fps:1", about="which frames of media that are not in the store: fps:R or uniform:N")
+    subtitles: str | None = setting(
+        None,
+        about="LLaMA-VID's long_video stage: folder with <name of a video>.srt, written between its frames; null: none",
+        in_digest=False,
+    )
     on_too_long: Literal["error", "quarantine"] = setting("error", about="what to do about a sample beyond the budget")
     ignore_keys: tuple[str, ...] = setting((), about="keys of annotation rows that teach nothing")
     max_quarantined_fraction: float = setting(

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.func import functional_call
 
-from longvu_model.modeling import LongVUForConditionalGeneration, LongVUModel
 from longvu_model.packing import PackedRow, SampleInputs, embed_samples, run_backbone
+from longvu_model.vision_language import EmbeddingsModel
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin, filler
 from pipelines.train.engine import BinResult, Engine, EngineSettings, bin_result
 from pipelines.train.engine_state import MASTER, Piece
+from pipelines.train.families import TrainableModel
 from pipelines.train.loss import target_losses
 from pipelines.train.optimizer import adamw, fill_moments, set_learning_rates, set_steps
 
@@ -47,7 +48,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(
         self,
-        model: LongVUForConditionalGeneration,
+        model: TrainableModel,
         stage: stages.Stage,
         settings: EngineSettings,
         device: torch.device | None = None,
@@ -195,7 +196,7 @@ class FencedModel(nn.Module):
     It holds the parts of ``model`` that DeepSpeed is to see; ``model`` itself is only called.
     """
 
-    def __init__(self, model: LongVUForConditionalGeneration, chunk_targets: int) -> None:
+    def __init__(self, model: TrainableModel, chunk_targets: int) -> None:
         super().__init__()
         core = model.model
         # The front comes last: of a tied head, ZeRO-3 then reduces the gradient where it is complete.
@@ -226,19 +227,19 @@ class FencedModel(nn.Module):
 
     def result(self, one: Bin, losses_N: Tensor) -> BinResult:
         """What the latest forward pass says of a bin."""
-        return bin_result(one, self.row.targets_S, self.row.lengths, losses_N)
+        return bin_result(one, self.row, losses_N)
 
 
 class Visual(nn.Module):
     """The visual path and the embeddings; towers only if they learn."""
 
-    def __init__(self, core: LongVUModel) -> None:
+    def __init__(self, core: EmbeddingsModel) -> None:
         super().__init__()
-        self.aggregator = core.aggregator
-        self.frame_tokens = core.frame_tokens
+        for name, part in core.named_children():  # type: ignore[attr-defined]  # it is a module, too
+            learns = any(parameter.requires_grad for parameter in part.parameters())
+            if part is not core.language_model and (learns or name not in ("tower", "towers")):
+                self.add_module(name, part)
         self.embed_tokens = core.get_input_embeddings()
-        if any(parameter.requires_grad for parameter in core.towers.parameters()):
-            self.towers = core.towers
         self._core = (core,)
 
     def forward(self, samples: Sequence[SampleInputs]) -> PackedRow:

@@ -19,12 +19,12 @@ from pydantic import model_validator
 from torch import Tensor
 from torch import distributed as dist
 
-from longvu_model.modeling import LongVUForConditionalGeneration
-from longvu_model.packing import use_packed_attention
+from longvu_model.packing import PackedRow, use_packed_attention
 from pipelines.config import Config, setting
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin
 from pipelines.train.engine_state import AVERAGE, MASTER, Piece
+from pipelines.train.families import TrainableModel
 from pipelines.train.loss import CHUNK_TARGETS
 
 
@@ -110,7 +110,7 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, model: LongVUForConditionalGeneration, stage: stages.Stage, settings: EngineSettings, device: torch.device
+        self, model: TrainableModel, stage: stages.Stage, settings: EngineSettings, device: torch.device
     ) -> None:
         self.model, self.stage, self.settings, self.device = model, stage, settings, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -234,11 +234,11 @@ class Engine(ABC):
         return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.trained.items()}
 
 
-def bin_result(one: Bin, targets_S: Tensor, lengths: Sequence[int], losses_N: Tensor) -> BinResult:
+def bin_result(one: Bin, row: PackedRow, losses_N: Tensor) -> BinResult:
     """Losses of all targets of a row -> their sums for each sample."""
-    counts = [int((targets >= 0).sum()) for targets in targets_S.split(list(lengths))]
+    counts = [int((targets >= 0).sum()) for targets in row.targets_S.split(row.sample_lengths)]
     sums = [losses.sum() for losses in losses_N.detach().split(counts)]
-    return BinResult(one, sum(lengths), torch.stack(sums), counts)
+    return BinResult(one, sum(row.lengths), torch.stack(sums), counts)
 
 
 def sample_losses(results: Sequence[BinResult]) -> list[SampleLoss]:

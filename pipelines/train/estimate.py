@@ -11,15 +11,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from longvu_model.config import LongVUConfig
 from pipelines.errors import UserError
 from pipelines.train import costs
-from pipelines.train.costs import RowWork
 from pipelines.train.engine import EngineSettings
+from pipelines.train.families import family_of
+from pipelines.train.families.work import RowWork
 from pipelines.train.memory import Memory, parameter_counts, step_memory, trained_count
 from pipelines.train.stages import Stage
 
@@ -145,7 +145,7 @@ def estimate(
         rows += [_row(works, members) for members in epoch[step].bins]
         num_batches += 1
     return estimate_rows(
-        prepared.model_config,
+        prepared.family.config,
         config.stage,
         config.engine,
         rows,
@@ -159,7 +159,7 @@ def estimate(
 
 
 def estimate_rows(
-    model_config: LongVUConfig,
+    model_config: Any,
     stage: Stage,
     settings: EngineSettings,
     rows: Sequence[RowWork],
@@ -184,7 +184,6 @@ def estimate_rows(
     )
     flops = float(np.mean([costs.step_flops(model_config, stage, settings, row) for row in rows])) * rows_per_step
     stored = float(np.mean([row.frames - row.online_frames for row in rows])) * rows_per_step
-    towers = model_config.siglip_config.hidden_size + model_config.dino_config.hidden_size
     size, rounds = settings.dtype.itemsize, max(1.0, rows_per_step / gpus)
     zero = settings.zero_stage if settings.kind == "deepspeed" else 0
     once = size * (gpus - 1) / gpus  # a reduce-scatter or an all-gather, per weight
@@ -204,22 +203,21 @@ def estimate_rows(
         rows_per_step=rows_per_step,
         tokens_per_step=float(np.mean([sum(row.lengths) for row in rows])) * rows_per_step,
         step_flops=flops,
-        feature_bytes=stored * model_config.token_grid**2 * towers * FEATURE_BYTES,
+        feature_bytes=stored * family_of(model_config).frame_bytes(model_config, FEATURE_BYTES),
         traffic_bytes=traffic,
         checkpoint_bytes=4.0 * kinds * trained,
     )
 
 
 def _sample_works(prepared: Prepared) -> list[RowWork]:
-    """Every sample of the manifest; frames count as uncropped, so this is what they cost at most."""
-    table, config = prepared.manifest.table, prepared.model_config
+    """Every sample of the manifest, at most."""
+    table, config = prepared.manifest.table, prepared.family.config
     names = ("num_text_tokens", "num_visual_tokens", "num_target_tokens", "num_frames")
     columns = [table[name].to_pylist() for name in names]
-    cells = sum(grid**2 for grid in config.query_grids)
     works = []
     for text, visual, targets, frames, media in zip(*columns, table["media"].to_pylist(), strict=True):
         online = frames if any(medium["video_id"] is None for medium in media) else 0
-        works.append(RowWork([text + visual], targets, frames, frames * cells, visual, online))
+        works.append(family_of(config).row_work(config, text, visual, targets, frames, online))
     return works
 
 

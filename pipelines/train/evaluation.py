@@ -57,8 +57,10 @@ class Evaluator:
         samples = [sample for one in bins for sample in one.samples]
         targets = [wanted(sample) for sample in samples]
         found = torch.cat(guessed).cpu() if guessed else torch.empty(0, dtype=torch.int64)
-        assert len(found) == sum(map(len, targets)), "a guess for every target"
-        parts = found.split([len(target) for target in targets])
+        assert len(found) == sum(sample.num_targets for sample in samples), "a guess for every target"
+        by_sample = found.split([sample.num_targets for sample in samples])
+        # of several sequences the last one is what is answered with
+        parts = [part[-len(target) :] for part, target in zip(by_sample, targets, strict=True)]
         return [(loss, torch.equal(*pair)) for loss, pair in zip(losses, zip(parts, targets, strict=True), strict=True)]
 
 
@@ -74,5 +76,5 @@ def guesses(engine: Engine) -> Iterator[list[Tensor]]:
 
 
 def wanted(sample: PreparedSample) -> Tensor:
-    """The ids of a sample's targets."""
+    """The ids of a sample's targets, of one sequence."""
     return sample.labels[1:][sample.labels[1:] != IGNORE_INDEX]

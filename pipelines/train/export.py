@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoTokenizer
 
-from longvu_model import official
-from longvu_model.config import LongVUConfig
-from longvu_model.modeling import LongVUForConditionalGeneration
-from longvu_model.processing import LongVUProcessor
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.provenance import Provenance
 from pipelines.train import engine_state, stages
 from pipelines.train.checkpoint import read_commit
 from pipelines.train.config import TrainConfig
+from pipelines.train.families import TrainableModel, family_of
 from pipelines.train.run import RUN_FILE, staged_model
+from pipelines.train.stages import Stage
 
 Layout = Literal["longvu", "published"]
 
@@ -52,23 +50,22 @@ def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
                 parameter.copy_(weights.pop(name))
     assert not weights, f"trained parameters that the model does not have: {sorted(weights)}"
     merged = stages.merged_state_dict(model)
-    plain = LongVUForConditionalGeneration(model.config)
+    plain = type(model)(model.config)
     plain.load_state_dict(merged)
     plain.generation_config = model.generation_config
     partial = destination.with_name(f"{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     plain.to(dtype=config.engine.dtype)  # type: ignore[call-arg]
-    _write(plain, folder, partial, layout)
+    _write(plain, config.stage, folder, partial, layout)
     Provenance(found.uri, found.progress.run_id).write(partial)
     partial.rename(destination)
 
 
-def _write(model: LongVUForConditionalGeneration, source: Path, folder: Path, layout: Layout) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(source)
+def _write(model: TrainableModel, stage: Stage, source: Path, folder: Path, layout: Layout) -> None:
+    family = family_of(model.config).open(source, model.config, stage)
     if layout == "published":
-        official.export(model, folder)
-        tokenizer.save_pretrained(folder)
+        import_module(model.official).export(model, folder)
+        family.save_tokenizers(folder)
         return
     model.save_pretrained(folder)
-    assert isinstance(model.config, LongVUConfig)
-    LongVUProcessor.from_config(model.config, tokenizer).save_pretrained(folder)
+    family.save_processor(folder)

@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
-from longvu_model.config import LongVUConfig
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.store import FeatureStore, StoreError
+from pipelines.store import FeatureStore
 from pipelines.train.annotations import AnnotationFile, read_rows
 from pipelines.train.appraisal import Appraised, Appraiser
+from pipelines.train.families import Family
 from pipelines.train.manifest import (
     FORMAT_VERSION,
     QUARANTINE,
@@ -66,8 +65,7 @@ class ManifestSettings:
 def build_manifest(
     root: str,
     files: Sequence[AnnotationFile],
-    config: LongVUConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    family: Family[Any],
     store: FeatureStore | None,
     settings: ManifestSettings,
 ) -> Manifest:
@@ -75,24 +73,25 @@ def build_manifest(
 
     Args:
         root: folder of manifests.
-        config: grids, budgets and thresholds of the stage.
+        family: of the model, as the stage sets it.
         store: features of media; None if all are decoded online.
 
     Raises:
         UserError: nothing is written: unknown keys or invalid JSON in a file, a sample longer than allowed, too many
             rows left out, no sample left, or a store without what training needs.
     """
-    _check(config, store, settings)
-    key = manifest_key(files, config, tokenizer, store, settings)
+    if not 0 <= settings.max_quarantined_fraction <= 1:
+        raise UserError(f"max_quarantined_fraction={settings.max_quarantined_fraction}: must be from 0 to 1")
+    family.check(store)
+    key = manifest_key(files, family, store, settings)
     uri = storage.join(storage.resolve(root), key[:12])
     if storage.exists(storage.join(uri, SEAL)):
         found = open_manifest(uri)
         check_enough(found.files, found.quarantine.slice(0, 1).to_pylist(), settings.max_quarantined_fraction)
         return found
-    appraiser = Appraiser(config, tokenizer, store, settings.sampling)
-    assert config.max_sequence_length is not None
-    limit = min(settings.max_tokens, config.max_sequence_length)
-    builder = _Builder(appraiser, MediaIndex(store, settings.join), settings, limit)
+    appraiser = Appraiser(family, store, settings.sampling)
+    longest = family.config.max_sequence_length
+    builder = _Builder(appraiser, MediaIndex(store, settings.join), settings, longest or settings.max_tokens)
     with _written(storage.join(uri, "samples.arrow"), SCHEMA) as writer:
         for batch in builder.batches(files):
             writer.write_batch(batch)
@@ -163,52 +162,34 @@ def _written(uri: str, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWrit
 
 def manifest_key(
     files: Sequence[AnnotationFile],
-    config: LongVUConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    family: Family[Any],
     store: FeatureStore | None,
     settings: ManifestSettings,
 ) -> str:
     """Digest of what decides a manifest, 32 hex digits. Reads the files."""
-    model = {name: value for name, value in config.to_dict().items() if name != "transformers_version"}
+    model = {name: value for name, value in family.config.to_dict().items() if name != "transformers_version"}
     facts = [
         FORMAT_VERSION,
         [[file.uri, file.media, file.strategy, storage.sha256(file.uri)] for file in files],
         model,
-        hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),  # type: ignore[attr-defined]
-        None if store is None else _store_facts(store),
+        *family.facts(),
+        None if store is None else _store_facts(store, f"{family.feature_names[0]}_digest"),
         {name: value for name, value in asdict(settings).items() if name != "max_quarantined_fraction"},
     ]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _store_facts(store: FeatureStore) -> list[Any]:
-    columns = ["video_id", "source", "version", "status", "num_sampled", "num_stored", "dinov2_digest"]
+def _store_facts(store: FeatureStore, digest: str) -> list[Any]:
+    columns = ["video_id", "source", "version", "status", "num_sampled", "num_stored", digest]
     rows = store.videos(columns).select(columns).to_pylist()
     return [store.manifest.config_digest, *(list(row.values()) for row in rows)]
-
-
-def _check(config: LongVUConfig, store: FeatureStore | None, settings: ManifestSettings) -> None:
-    if config.rules.regime_from_first_row:
-        raise UserError(
-            "semantics='published': its samples cost what their neighbours in a padded batch make of them, so they "
-            "cannot be planned or packed; train with semantics='corrected'"
-        )
-    if config.max_sequence_length is None:
-        raise UserError("max_sequence_length is not set: media need a token budget; set it, for example to 8192")
-    if store is not None and "siglip" not in {spec.name for spec in store.manifest.features}:
-        raise StoreError(
-            f"{storage.shown(store.uri)} has DINOv2 features only and training needs SigLIP's too: extract with "
-            f"features.siglip=true, or train without a store"
-        )
-    if not 0 <= settings.max_quarantined_fraction <= 1:
-        raise UserError(f"max_quarantined_fraction={settings.max_quarantined_fraction}: must be from 0 to 1")
 
 
 class _Builder:
     """Rows -> batches of the manifest's table, and what is counted on the way."""
 
-    def __init__(self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings, max_tokens: int) -> None:
-        self._appraiser, self._index, self._settings, self._max_tokens = appraiser, index, settings, max_tokens
+    def __init__(self, appraiser: Appraiser, index: MediaIndex, settings: ManifestSettings, longest: int) -> None:
+        self._appraiser, self._index, self._settings, self._longest = appraiser, index, settings, longest
         self.digest = hashlib.blake2b(digest_size=16)
         self.quarantined: list[Quarantined] = []
         self.reports: list[FileReport] = []
@@ -256,7 +237,7 @@ class _Builder:
         for (row, _), result in zip(samples, self._appraiser.appraise([sample for _, sample in samples]), strict=True):
             if isinstance(result, Unusable):
                 self._leave_out(name, row, result)
-            elif result.num_tokens > self._max_tokens or not result.has_room:
+            elif result.num_tokens > self._settings.max_tokens or result.longest > self._longest or not result.has_room:
                 self._too_long(name, row, result)
             else:
                 usable.append(result)
@@ -265,8 +246,9 @@ class _Builder:
     def _too_long(self, name: str, row: int, result: Appraised) -> None:
         message = (
             f"{result.num_text_tokens} text and {result.num_visual_tokens} visual tokens"
+            + (f" in {result.num_sequences} sequences" if result.num_sequences > 1 else "")
             + ("" if result.has_room else ", and no room for its media beside the text")
-            + f"; a sample may have {self._max_tokens}"
+            + f"; a sample may have {min(self._settings.max_tokens, self._longest * result.num_sequences)}"
         )
         if self._settings.on_too_long == "error":
             raise UserError(f"{name}: row {row} has {message}; shorten it, or set on_too_long=quarantine")

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
-from longvu_model.image_processing import tower_pixels
-from longvu_model.modeling import LongVUForConditionalGeneration
-from longvu_model.processing import LongVUProcessor
 from longvu_model.video import FrameSampling
 from pipelines.store import FeatureStore
 from pipelines.train.engine import Engine
+from pipelines.train.families import TrainableModel
 from pipelines.train.manifest import open_manifest
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.plan import TrainingPlan
 from pipelines.train.reader import Reader
-from pipelines.train.run import Run, staged_model, training_plan
+from pipelines.train.run import Run, open_family, staged_model, training_plan
 from pipelines.train.torch_engine import TorchEngine
 
 
@@ -40,18 +37,17 @@ def make_materials(run: Run, device: torch.device) -> Materials:
         torch.set_num_threads(config.workers.threads)
     folder = Path(run.model_folder)
     model = staged_model(config, folder)
-    model_config = model.config
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     store = FeatureStore.open(config.data.store) if config.data.store else None
+    family = open_family(config, folder, model.config, store)
     manifests = [open_manifest(uri) for uri in (run.manifest, run.heldout) if uri]
     online = None
     if any(manifest.num_online for manifest in manifests):
-        online = _online(config.data.sampling, model, folder, config.engine.dtype)
+        watchers = family.watchers(model, folder, config.engine.dtype)
+        online = OnlineEncoder(watchers, FrameSampling.parse(config.data.sampling))
     readers = [
         Reader(
             manifest,
-            model_config,
-            tokenizer,
+            family,
             store,
             online if manifest.num_online else None,
             threads=config.workers.reader_threads,
@@ -64,7 +60,7 @@ def make_materials(run: Run, device: torch.device) -> Materials:
     return Materials(run, engine, training_plan(config, manifests[0]), readers[0], readers[1] if run.heldout else None)
 
 
-def make_engine(run: Run, model: LongVUForConditionalGeneration, device: torch.device) -> Engine:
+def make_engine(run: Run, model: TrainableModel, device: torch.device) -> Engine:
     """The engine that the configuration names."""
     settings = run.config.engine
     if settings.kind == "torch":
@@ -72,12 +68,3 @@ def make_engine(run: Run, model: LongVUForConditionalGeneration, device: torch.d
     from pipelines.train.deepspeed_engine import DeepSpeedEngine  # its import takes seconds
 
     return DeepSpeedEngine(model, run.config.stage, settings, device)
-
-
-def _online(sampling: str, model: LongVUForConditionalGeneration, folder: Path, dtype: torch.dtype) -> OnlineEncoder:
-    """An encoder with towers of its own: the model's may be moved, sharded or trained."""
-    import copy
-
-    pixels = tower_pixels(LongVUProcessor.from_pretrained(folder).video_processor)
-    towers = copy.deepcopy(model.model.towers).requires_grad_(False).to(dtype)
-    return OnlineEncoder(towers, pixels, model.config.dino_threshold, FrameSampling.parse(sampling), dtype)

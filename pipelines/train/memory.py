@@ -1,23 +1,22 @@
 """Memory of a training step on one device, by arithmetic: weights, optimiser, gradients, activations.
 
-Activations are the tensors that autograd keeps, layer by layer, of the library's Qwen2 and Llama and of our visual
-path; the tests hold the sum against the live tensors of a step.
+Activations are the tensors that autograd keeps, layer by layer, of the library's Qwen2 and Llama and of the family's
+visual path; the tests hold the sum against the live tensors of a step.
 
 Symbols as in :mod:`pipelines.train.costs`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from longvu_model.aggregator import block_frames
-from longvu_model.config import LongVUConfig
-from longvu_model.modeling import LongVUForConditionalGeneration
-from pipelines.train.costs import RowWork, adapter_weights, head_width, widths, window
+from pipelines.train.costs import adapter_weights, head_width, widths
 from pipelines.train.engine import EngineSettings
+from pipelines.train.families import family_of
+from pipelines.train.families.work import RowWork
 from pipelines.train.stages import Stage, part_of
 
 _MOMENT_BYTES = 8  # two float32 averages per trained weight
@@ -49,10 +48,10 @@ class Memory:
         return self.weights + self.optimizer + self.gradients + max(self.activations + self.work, self.optimizer_work)
 
 
-def parameter_counts(config: LongVUConfig) -> dict[str, int]:
+def parameter_counts(config: Any) -> dict[str, int]:
     """Weights of every part, from a model without memory."""
     with torch.device("meta"):
-        model = LongVUForConditionalGeneration(config)
+        model = family_of(config).model_class(config)
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
@@ -60,7 +59,7 @@ def parameter_counts(config: LongVUConfig) -> dict[str, int]:
     return counts
 
 
-def trained_count(config: LongVUConfig, stage: Stage, counts: dict[str, int]) -> int:
+def trained_count(config: Any, stage: Stage, counts: dict[str, int]) -> int:
     """Weights that learn, adapters included."""
     trained = sum(count for part, count in counts.items() if part not in stage.frozen)
     if stage.lora is not None:
@@ -70,7 +69,7 @@ def trained_count(config: LongVUConfig, stage: Stage, counts: dict[str, int]) ->
 
 
 def step_memory(
-    config: LongVUConfig,
+    config: Any,
     stage: Stage,
     settings: EngineSettings,
     work: RowWork,
@@ -83,7 +82,7 @@ def step_memory(
 
     Args:
         accumulates: more than one row per step and device: gradients are there while activations are.
-        device: "cpu" or "cuda"; the aggregator's blocks differ in size.
+        device: "cpu" or "cuda"; blocks of LongVU's aggregator differ in size.
     """
     counts = parameter_counts(config)
     trained, size = trained_count(config, stage, counts), settings.dtype.itemsize
@@ -95,7 +94,8 @@ def step_memory(
     if zero == 3:  # the visual path with the embeddings, and one layer ahead of the one at work
         text = config.text_config
         layer = counts["language_model"] / text.num_hidden_layers
-        gathered = size * (counts["aggregator"] + counts["projector"] + counts["embeddings"] + 2 * layer)
+        apart = ("towers", "language_model", "head")
+        gathered = size * (sum(count for part, count in counts.items() if part not in apart) + 2 * layer)
     weights = size * (towers + (whole - towers) / share[3]) + gathered
     optimizer = (_MOMENT_BYTES + (_MASTER_BYTES if size < 4 else 0)) * trained / share[1]
     gradient_size = 4 if zero or size == 4 else 4 + size  # DeepSpeed accumulates its share in float32
@@ -111,17 +111,18 @@ def step_memory(
     return Memory(weights, optimizer, gradients, kept, passing, 4.0 * trained / share[1])
 
 
-def activations(config: LongVUConfig, settings: EngineSettings, work: RowWork, device: str = "cuda") -> float:
+def activations(config: Any, settings: EngineSettings, work: RowWork, device: str = "cuda") -> float:
     """Bytes that the forward pass of one row keeps for its backward pass."""
+    visual = family_of(config).visual_bytes(config, work, settings.dtype.itemsize, device)
     layers, size, h = config.text_config.num_hidden_layers, settings.dtype.itemsize, widths(config)[0]
     layer = work.tokens * layer_bytes(config, size)
     ends = work.tokens * (_norm_bytes(h, size) + 8 * head_width(config)) + work.targets * h * size
     if settings.gradient_checkpointing:
-        return visual_bytes(config, work, size, device) + ends + layers * work.tokens * h * size + layer
-    return visual_bytes(config, work, size, device) + ends + layers * layer
+        return visual + ends + layers * work.tokens * h * size + layer
+    return visual + ends + layers * layer
 
 
-def layer_bytes(config: LongVUConfig, size: int) -> float:
+def layer_bytes(config: Any, size: int) -> float:
     """Bytes that a decoder layer keeps per token."""
     h, i, a, k = widths(config)
     # queries, output of attention for each sample and of all; keys and values; their log-sum in float32
@@ -129,25 +130,7 @@ def layer_bytes(config: LongVUConfig, size: int) -> float:
     return 2 * _norm_bytes(h, size) + attention + size * 4 * i
 
 
-def visual_bytes(config: LongVUConfig, work: RowWork, size: int, device: str = "cuda") -> float:
-    """Bytes that aggregator, projector and assembly keep, features included."""
-    if not work.frames:
-        return work.tokens * config.text_config.hidden_size * size
-    width, per_cell, h = config.vision_hidden_size, window(config), config.text_config.hidden_size
-    towers = config.siglip_config.hidden_size + config.dino_config.hidden_size
-    tower_tokens, cell_tokens = work.frames * config.token_grid**2, work.cells * per_cell
-    inputs = tower_tokens * towers + cell_tokens * config.dino_config.hidden_size
-    projectors = 3 * width * (tower_tokens + cell_tokens)
-    weights = 4 + (size if size < 4 else 0)  # the softmax is in float32
-    per_layer = size * width * (8 * cell_tokens + 8 * work.cells)
-    per_layer += 2 * cell_tokens * config.aggregator_heads * weights
-    blocks = math.ceil(work.frames / block_frames(config.token_grid**2, width, device))
-    folded = blocks * config.connector_depth * 4 * width**2  # weights with the norms' gains, for both towers
-    rendered = work.rendered * (width + 3 * h) + work.tokens * h
-    return size * (inputs + projectors + folded + rendered) + config.connector_depth * per_layer
-
-
-def _passing(config: LongVUConfig, settings: EngineSettings, work: RowWork) -> float:
+def _passing(config: Any, settings: EngineSettings, work: RowWork) -> float:
     """Bytes of the largest tensors that come and go: a chunk's logits, or the gradients inside a layer."""
     i, size = config.text_config.intermediate_size, settings.dtype.itemsize
     chunk = min(work.targets, settings.chunk_targets)

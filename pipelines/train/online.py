@@ -13,22 +13,21 @@ import dataclasses
 import posixpath
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from longvu_model.frame_selection import WINDOW_FRAMES
 from longvu_model.media import load_image
-from longvu_model.tower_pixels import TowerPixels
-from longvu_model.towers import Towers
 from longvu_model.video import FrameSampling, NotAVideo, VideoError, iter_frame_blocks, probe, sample_indices
 from longvu_model.video.supervised import supervised_blocks
-from longvu_model.watching import FrameWatcher, KeptFrames, windows
+from longvu_model.watching import windows
 from pipelines import storage
+from pipelines.train.families.base import Watchers
 from pipelines.train.samples import MediaRef, Unusable
 
 _ORIENTATION = 0x0112  # EXIF: 5 to 8 are turned by a quarter
@@ -67,53 +66,35 @@ def measure(medium: MediaRef, sampling: FrameSampling) -> Measure:
 
 
 class OnlineEncoder:
-    """Decodes media and shows them to the towers.
+    """Decodes media and shows them to the towers, one medium at a time.
 
     Args:
-        towers: a copy of the model's own, not sharded and not trained. One medium at a time is encoded.
-        pixels: SigLIP's and DINOv2's preprocessing.
-        threshold: the model's, for frames to keep.
+        watchers: of the model's family, with towers that are neither sharded nor trained.
         sampling: which frames of a video file to take; the store's rule, if a store is used beside this.
-        dtype: of the features.
         deadline_s: seconds that decoding one file may take.
     """
 
-    def __init__(
-        self,
-        towers: Towers,
-        pixels: tuple[TowerPixels, TowerPixels],
-        threshold: float,
-        sampling: FrameSampling,
-        dtype: torch.dtype = torch.float32,
-        deadline_s: float = 600.0,
-    ) -> None:
-        self._towers, self._pixels, self._threshold, self._dtype = towers, pixels, threshold, dtype
-        self._sampling, self._deadline_s = sampling, deadline_s
+    def __init__(self, watchers: Watchers, sampling: FrameSampling, deadline_s: float = 600.0) -> None:
+        self._watchers, self._sampling, self._deadline_s = watchers, sampling, deadline_s
         self._turn = threading.Lock()
 
-    def encode(self, medium: MediaRef, too_many: Callable[[int, tuple[int, int]], bool]) -> KeptFrames:
-        """Features of the frames that the model keeps.
+    def encode(self, medium: MediaRef, num_text: int, num_media: int = 1) -> Any:
+        """What the family keeps of a medium.
 
         Args:
-            too_many: whether so many frames of (height, width) do not fit.
+            num_text: text tokens beside it.
+            num_media: media of its sample.
 
         Raises:
             Unusable: the medium cannot be read.
         """
-        watcher = FrameWatcher(
-            self._towers, self._pixels, self._threshold, self._fitting(medium, too_many), self._dtype
-        )
+        watcher = self._watchers(medium, num_text, num_media)
         with _as_unusable(medium):
             for window in self._windows(medium):
                 with self._turn:
                     watcher.add(window)
             with self._turn:
                 return watcher.finish()
-
-    def _fitting(
-        self, medium: MediaRef, too_many: Callable[[int, tuple[int, int]], bool]
-    ) -> Callable[[int, tuple[int, int]], bool]:
-        return too_many if medium.kind == "video" else lambda num_frames, size: False
 
     def _windows(self, medium: MediaRef) -> Iterator[np.ndarray]:
         if medium.kind == "image":

@@ -5,12 +5,12 @@ Shapes: T token ids of a sample, V media of it, F frames of these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
-
-from longvu_model.sight import Media
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class PreparedSample:
         index: row in the manifest.
         sample_id: name in the manifest, for reports.
         modality: "text", "image" or "video".
-        input_ids: int64 (T,) on the CPU, ``IMAGE_TOKEN_INDEX`` where a medium goes.
+        input_ids: int64 (T,) on the CPU, a negative id where a medium goes.
         labels: int64 (T,) on the CPU, ``IGNORE_INDEX`` where nothing is learned.
-        num_targets: labels that are learned and have a token before them, which is what the loss sums over.
-        media: V media in the order of their slots, as features of the frames to be seen (``preselected``), or None for
-            text. The tensors are as stored (float16 in general) and on the CPU.
+        num_targets: labels that are learned and have a token before them, in all sequences: what the loss sums over.
+        media: V media in the order of their slots, as features of the frames to be seen in the family's record, or None
+            for text. The tensors are as stored (float16 in general) and on the CPU.
+        num_sequences: in which the text is learned.
     """
 
     index: int
@@ -34,7 +35,8 @@ class PreparedSample:
     input_ids: Tensor
     labels: Tensor
     num_targets: int
-    media: Media | None
+    media: Any
+    num_sequences: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,15 @@ class Step:
     def target_tokens(self) -> int:
         """Targets that this rank really has; the sum over ranks is what the loss is divided by."""
         return sum(sample.num_targets for row in self.bins for sample in row)
+
+
+def with_features(media: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A family's record of media with ``change`` applied to its features or pixels: its tensors of real numbers."""
+    changed: dict[str, Any] = {}
+    for each in dataclasses.fields(media):
+        value = getattr(media, each.name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            changed[each.name] = change(value)
+        elif dataclasses.is_dataclass(value):
+            changed[each.name] = with_features(value, change)
+    return dataclasses.replace(media, **changed)

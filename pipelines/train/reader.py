@@ -13,24 +13,21 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from longvu_model.config import LongVUConfig
-from longvu_model.sight import Media
-from longvu_model.watching import KeptFrames, too_many_frames
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store import FeatureStore, StoreError
-from pipelines.train.appraisal import encode_turns, num_targets
+from pipelines.train.appraisal import encoded
+from pipelines.train.families import Family
 from pipelines.train.manifest import Manifest
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.plan import TrainingPlan, deal
-from pipelines.train.prepared import PreparedSample, Step, Unreadable
+from pipelines.train.prepared import PreparedSample, Step, Unreadable, with_features
 from pipelines.train.samples import MediaRef, Unusable
-from pipelines.train.visibility import load_stored
 
 __all__ = ["PreparedSample", "Reader", "ReaderStats", "Step", "Unreadable"]
 
@@ -67,8 +64,7 @@ class Reader:
 
     Args:
         manifest: what there is.
-        config: of the model, as the manifest was made for.
-        tokenizer: likewise.
+        family: of the model, as the manifest was made for.
         store: features; the caller has compared its towers' digests with the model's.
         online: for media that the store does not have; may be None if it has all.
         threads: samples prepared at a time.
@@ -82,8 +78,7 @@ class Reader:
     def __init__(
         self,
         manifest: Manifest,
-        config: LongVUConfig,
-        tokenizer: PreTrainedTokenizerBase,
+        family: Family[Any],
         store: FeatureStore | None = None,
         online: OnlineEncoder | None = None,
         *,
@@ -100,7 +95,7 @@ class Reader:
             if value < 1:
                 raise UserError(f"{name}={value}: must be at least 1")
         self.manifest, self.stats = manifest, ReaderStats()
-        self._config, self._tokenizer, self._store, self._online = config, tokenizer, store, online
+        self._family, self._store, self._online = family, store, online
         self._threads, self._steps_ahead, self._pin_memory = threads, steps_ahead, pin_memory
         # tokenizers are not made for several threads at a time
         self._tokenizing, self._counting = threading.Lock(), threading.Lock()
@@ -134,21 +129,26 @@ class Reader:
         sample = self.manifest.sample(index)
         try:
             with self._tokenizing:
-                text = encode_turns(sample, self._tokenizer, self._config)
-            num_text = len(text.input_ids) - len(sample.media)
-            self._check_text(index, num_text)
-            frames = [self._frames(medium, num_text, len(sample.media)) for medium in sample.media]
+                text = encoded(sample, self._family)
+            self._check_text(index, text.num_text)
+            frames = [self._frames(medium, text.num_text, len(sample.media)) for medium in sample.media]
         except Unusable as error:
             return Unreadable(index, sample.sample_id, error.cause, str(error))
-        kinds = [medium.kind == "video" for medium in sample.media]
+        media, num_sequences = None, 1
+        if frames:
+            media = self._family.media(text, frames, [medium.kind == "video" for medium in sample.media])
+            num_sequences = self._family.num_sequences(frames)
+            if self._pin_memory:
+                media = with_features(media, torch.Tensor.pin_memory)
         return PreparedSample(
             index=index,
             sample_id=sample.sample_id,
             modality=sample.modality,
             input_ids=torch.tensor(text.input_ids),
             labels=torch.tensor(text.labels),
-            num_targets=num_targets(text),
-            media=self._joined(frames, kinds) if frames else None,
+            num_targets=text.num_targets * num_sequences,
+            media=media,
+            num_sequences=num_sequences,
         )
 
     def _check_text(self, index: int, num_text: int) -> None:
@@ -159,28 +159,16 @@ class Reader:
                 f"has {num_text} now: the tokenizer is not the one of the manifest; plan again"
             )
 
-    def _frames(self, medium: MediaRef, num_text: int, num_media: int) -> KeptFrames:
+    def _frames(self, medium: MediaRef, num_text: int, num_media: int) -> Any:
         if medium.video_id is None:
             assert self._online is not None, "checked when the reader was made"
-
-            def too_many(num_frames: int, size: tuple[int, int]) -> bool:
-                return too_many_frames(self._config, num_frames, size, num_text, num_media)
-
             with self._counting:
                 self.stats.online += 1
-            return self._online.encode(medium, too_many)
+            return self._online.encode(medium, num_text, num_media)
         if self._store is None:
             raise UserError("the manifest was made with a feature store: give it to the reader, too")
         with _as_unusable(self._store, medium):
-            return load_stored(self._store, medium, self._config.dino_threshold)
-
-    def _joined(self, frames: list[KeptFrames], is_video: list[bool]) -> Media:
-        media = [one.media(is_video=video) for one, video in zip(frames, is_video, strict=True)]
-        columns = {name: [getattr(one, name) for one in media] for name in _PER_MEDIUM + _PER_FRAME}
-        joined = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in columns.items()}
-        if self._pin_memory:
-            joined |= {name: joined[name].pin_memory() for name in ("siglip_features", "dino_features")}
-        return Media(**joined, preselected=True)
+            return self._family.recall(self._store, medium)
 
     def _submit(
         self, pool: ThreadPoolExecutor, plan: TrainingPlan, cursor: int, rank: int, world_size: int
@@ -205,10 +193,6 @@ class Reader:
         return Step(pending.cursor, pending.epoch, bins, pending.planned_target_tokens, unreadable, stall_s)
 
 
-_PER_MEDIUM = ("frame_counts", "image_sizes", "is_video")
-_PER_FRAME = ("siglip_features", "dino_features", "frame_times")
-
-
 @dataclass(frozen=True)
 class _Pending:
     """A step on its way."""
@@ -225,10 +209,15 @@ class _Pending:
 
 
 def _feature_bytes(sample: PreparedSample) -> int:
-    if sample.media is None:
-        return 0
-    features = (sample.media.dino_features, sample.media.siglip_features)
-    return sum(tensor.nbytes for tensor in features if tensor is not None)
+    sizes: list[int] = []
+
+    def note(features: torch.Tensor) -> torch.Tensor:
+        sizes.append(features.nbytes)
+        return features
+
+    if sample.media is not None:
+        with_features(sample.media, note)
+    return sum(sizes)
 
 
 @contextlib.contextmanager

@@ -9,19 +9,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from longvu_model import official
-from longvu_model.config import LongVUConfig
-from longvu_model.modeling import LongVUForConditionalGeneration
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store import FeatureStore
 from pipelines.train import checkpoint, stages
 from pipelines.train.annotations import AnnotationFile, annotation_files
 from pipelines.train.config import TrainConfig
+from pipelines.train.families import Family, TrainableModel, family_of, family_of_folder
+from pipelines.train.families.films import Films
 from pipelines.train.manifest import Manifest
 from pipelines.train.manifest_builder import build_manifest
 from pipelines.train.plan import TrainingPlan
@@ -70,8 +69,7 @@ class Prepared:
     """A run and what was made to check it."""
 
     run: Run
-    model_config: LongVUConfig
-    tokenizer: PreTrainedTokenizerBase
+    family: Family[Any]
     manifest: Manifest
     heldout: Manifest | None
     plan: TrainingPlan
@@ -88,16 +86,14 @@ def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
     """
     config = _located(config)
     model_config = staged_config(config, model_folder)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     store = FeatureStore.open(config.data.store) if config.data.store else None
+    family = open_family(config, model_folder, model_config, store)
     files = annotation_files(config.data.annotations, config.data.media_root)
     held_files = annotation_files(config.data.heldout, config.data.media_root) if config.data.heldout else []
 
     def manifest_of(chosen: list[AnnotationFile]) -> Manifest:
         root = storage.join(storage.resolve(config.output), "train", "manifests")
-        found = build_manifest(
-            root, chosen, model_config, tokenizer, store, config.data.manifest_settings(config.token_budget)
-        )
+        found = build_manifest(root, chosen, family, store, config.data.manifest_settings(config.token_budget))
         if found.num_online and not config.data.online:
             raise UserError(
                 f"data.online=false, and {found.num_online} of {len(found)} samples of {chosen[0].uri} have media that "
@@ -118,41 +114,49 @@ def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
         num_steps=plan.num_steps,
     )
     check_progress(run)
-    return Prepared(run, model_config, tokenizer, manifest, heldout, plan)
+    return Prepared(run, family, manifest, heldout, plan)
+
+
+def open_family(config: TrainConfig, folder: Path, model_config: Any, store: FeatureStore | None) -> Family[Any]:
+    """The family of a model as the stage sets it, with its tokenizers and what the data add."""
+    films = Films(store, config.data.subtitles) if config.data.subtitles else None
+    return family_of(model_config).open(folder, model_config, config.stage, films)
 
 
 def training_plan(config: TrainConfig, manifest: Manifest) -> TrainingPlan:
     return TrainingPlan(manifest.costs, config.seed, config.stage.epochs, config.plan_settings())
 
 
-def staged_config(config: TrainConfig, folder: Path) -> LongVUConfig:
+def staged_config(config: TrainConfig, folder: Path) -> Any:
     """The model's configuration as the stage sets it; no weights are read."""
     return staged_model(config, folder, weights=False).config
 
 
-def staged_model(config: TrainConfig, folder: Path, *, weights: bool = True) -> LongVUForConditionalGeneration:
+def staged_model(config: TrainConfig, folder: Path, *, weights: bool = True) -> TrainableModel:
     """The model, ready for the stage.
 
     Args:
         weights: false for a model without memory, to look at.
 
     Raises:
-        UserError: the folder holds no LongVU checkpoint, or one that the stage does not fit.
+        UserError: the folder holds no checkpoint that can be trained, or one that the stage does not fit.
     """
-    if official.is_published(folder):
-        raise UserError(f"model={folder}: a checkpoint in the published layout; convert it first: longvu convert")
+    family = family_of_folder(folder)
+    make = family.model_class
     try:
+        model_config = make.config_class.from_pretrained(folder)
+        # published rules make a sample depend on its neighbours in a padded batch, which packing does not have
+        model_config.semantics = "corrected"
+        family.configure(model_config, config.stage)
         if weights:
-            model = LongVUForConditionalGeneration.from_pretrained(folder)
+            model = make.from_pretrained(folder, config=model_config)
         else:
             with torch.device("meta"):
-                model = LongVUForConditionalGeneration(LongVUConfig.from_pretrained(folder))
+                model = make(model_config)
     except (OSError, ValueError) as error:
         raise UserError(f"model={folder}: {error}") from None
-    # published rules make a sample depend on its neighbours in a padded batch, which packing does not have
-    model.config.semantics = "corrected"
     stages.apply(model, config.stage)
-    return model
+    return model  # type: ignore[no-any-return]  # of the family's class
 
 
 def model_digest(folder: Path) -> str:
@@ -170,7 +174,9 @@ def _located(config: TrainConfig) -> TrainConfig:
     def absolute(place: str | None) -> str | None:
         return None if place is None else storage.shown(storage.resolve(place))
 
-    data = config.data.changed(media_root=absolute(config.data.media_root), store=absolute(config.data.store))
+    data = config.data.changed(
+        **{name: absolute(getattr(config.data, name)) for name in ("media_root", "store", "subtitles")}
+    )
     places = {name: absolute(getattr(config, name)) for name in ("output", "workdir", "audit")}
     return config.changed(data=data, **places)
 

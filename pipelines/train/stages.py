@@ -1,36 +1,68 @@
-"""The two published training stages, and what they do to a model: which parts learn, how fast, on which token grid.
+"""The published training stages, and what they do to a model: which parts learn, how fast, at which lengths.
 
-A stage is a frozen configuration object. :func:`apply` makes a model ready for it: token grids and thresholds, the
-windows of the aggregator (from the image stage's one token to the video stage's 2 x 2, whose position tables start
-from N(0, 1), as in the release), adapters, and ``requires_grad`` of every parameter. SEMANTICS section 16.4.
+A stage is a frozen configuration object. :func:`apply` makes a model ready for it: what its family changes (LongVU's
+token grids and thresholds, and the windows of the aggregator, from the image stage's one token to the video stage's
+2 x 2, whose position tables start from N(0, 1), as in the release), adapters, and ``requires_grad`` of every parameter.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from longvu_model.aggregator import KeyValue
-from longvu_model.modeling import LongVUForConditionalGeneration
 from pipelines.config import Config, setting
 from pipelines.errors import UserError
+from pipelines.train.families import TrainableModel, family_of
 
-Part = Literal["towers", "aggregator", "projector", "newline", "embeddings", "language_model", "head"]
+Part = Literal[
+    "towers",
+    "aggregator",
+    "bridge",
+    "qformer",
+    "qformer_input",
+    "qformer_norm",
+    "projector",
+    "newline",
+    "context",
+    "embeddings",
+    "language_model",
+    "head",
+]
 
-# The first prefix that fits a parameter's name decides.
-PARTS: dict[Part, str] = {
-    "towers": "model.towers.",
-    "aggregator": "model.aggregator.",
-    "projector": "model.frame_tokens.projector.",
-    "newline": "model.frame_tokens.newline",
-    "embeddings": "model.language_model.embed_tokens.",
-    "language_model": "model.language_model.",
-    "head": "lm_head.",
+PARTS: dict[str, Part] = {
+    "model.towers.": "towers",
+    "model.tower.": "towers",
+    "model.aggregator.": "aggregator",
+    "model.bridge.projector.": "projector",
+    "model.bridge.": "bridge",
+    "model.image_proj.": "qformer_input",
+    "model.image_norm.": "qformer_norm",
+    "model.qformer.": "qformer",
+    "model.frame_tokens.projector.": "projector",
+    "model.frame_tokens.newline": "newline",
+    "model.frame_tokens.": "context",
+    "model.language_model.embed_tokens.": "embeddings",
+    "model.language_model.": "language_model",
+    "lm_head.": "head",
 }
+"""Parts of the models of all families; the first prefix that fits a parameter's name decides."""
+
+StageName = Literal["image", "video", "alignment", "instruction", "long_video"]
+
+
+FROZEN: dict[StageName, tuple[Part, ...]] = {
+    "image": ("towers",),
+    "video": ("towers",),
+    "alignment": ("towers", "qformer", "qformer_norm", "embeddings", "language_model", "head"),
+    "instruction": ("towers",),
+    "long_video": ("towers", "qformer", "qformer_norm", "context"),
+}
+"""Parts that keep their weights in the published stages; parameter by parameter, LLaMA-VID's are in
+:mod:`longvu_model.llamavid.stages`."""
 
 
 class LoraSettings(Config):
@@ -50,20 +82,33 @@ class LoraSettings(Config):
 class Stage(Config):
     """What is trained, on what, how fast. The defaults are the published video stage's."""
 
-    name: Literal["image", "video"] = setting("video", about="which of the two stages; decides the token grids")
-    frozen: tuple[Part, ...] = setting(("towers",), about="parts that keep their weights")
+    name: StageName = setting(
+        "video",
+        about="LongVU: image or video, which decides the token grids; VideoLLaMB: instruction; LLaMA-VID: alignment "
+        "(captions), instruction or long_video (films by their features, subtitles between frames)",
+    )
+    frozen: tuple[Part, ...] = setting(
+        ("towers",), about="parts that keep their weights; by default those that the published stage of this name froze"
+    )
     learning_rate: float = setting(5e-6, about="peak learning rate", gt=0)
     part_learning_rates: dict[Part, float] = setting({}, about="peak learning rates of parts that differ")
     lora: LoraSettings | None = setting(None, about="train adapters instead of the language model; null: no adapters")
     full_grid: int | None = setting(
-        None, about="side of a full-resolution frame in tokens; null: the towers' grid for images, half of it for video"
+        None,
+        about="LongVU: side of a full-resolution frame in tokens; null: the towers' grid for images, half of it for "
+        "video",
     )
     low_grid: int | None = setting(
-        None, about="side of a low-resolution frame in tokens; null: a third of the towers' grid", ge=1
+        None, about="LongVU: side of a low-resolution frame in tokens; null: a third of the towers' grid", ge=1
+    )
+    per_scene_loss: bool = setting(
+        False, about="VideoLLaMB: learn the answer after each scene's tokens, not only after the last one's"
     )
     max_sequence_length: int = setting(8192, about="tokens of one sample at most", ge=1)
-    dino_threshold: float = setting(0.83, about="a frame is kept below this similarity to its window")
-    drop_threshold: float = setting(0.8, about="a token is kept below this similarity to its chunk's first frame")
+    dino_threshold: float = setting(0.83, about="LongVU: a frame is kept below this similarity to its window")
+    drop_threshold: float = setting(
+        0.8, about="LongVU: a token is kept below this similarity to its chunk's first frame"
+    )
     global_batch_samples: int | None = setting(
         64, about="samples per optimiser step, over all workers; null where global_batch_tokens says it", ge=1
     )
@@ -82,6 +127,13 @@ class Stage(Config):
     clip_norm: float = setting(1.0, about="largest norm of the gradient; 0 for no limit", ge=0)
     ema_decay: float | None = setting(None, about="average of the weights per step, e.g. 0.999; null: none", gt=0, lt=1)
     seed: int = setting(0, about="seed of weights that the stage introduces", ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_parts(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "frozen" not in values and values.get("name") in FROZEN:
+            return values | {"frozen": FROZEN[values["name"]]}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,15 +178,15 @@ def video_stage(**changes: Any) -> Stage:
 
 
 def part_of(name: str) -> Part:
-    """The part that a parameter of :class:`LongVUForConditionalGeneration` belongs to.
+    """The part that a parameter of a model belongs to.
 
     Raises:
         ValueError: no part has such a parameter.
     """
-    for part, prefix in PARTS.items():
+    for prefix, part in PARTS.items():
         if name.startswith(prefix):
             return part
-    raise ValueError(f"parameter {name!r} belongs to none of the parts {', '.join(PARTS)}")
+    raise ValueError(f"parameter {name!r} belongs to none of the parts {', '.join(get_args(Part))}")
 
 
 def is_adapter(name: str) -> bool:
@@ -142,13 +194,17 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def apply(model: LongVUForConditionalGeneration, stage: Stage) -> None:
+def apply(model: TrainableModel, stage: Stage) -> None:
     """Make a model ready for a stage, in place.
 
     Raises:
-        UserError: the model's weights do not fit the stage's token grids, or nothing would be trained.
+        UserError: the model's weights do not fit the stage, it lacks a part that the stage names, or nothing would be
+            trained.
     """
-    _set_grids(model, stage)
+    family_of(model.config).prepare(model, stage)
+    parts = {"head"} | {part_of(name) for name, _ in model.named_parameters()}
+    if unknown := sorted((set(stage.frozen) | set(stage.part_learning_rates)) - parts):
+        raise UserError(f"stage: {', '.join(unknown)}: this model's parts are {', '.join(sorted(parts))}")
     if stage.lora is not None:
         _add_adapters(model, stage.lora)
     for name, parameter in model.named_parameters():
@@ -163,7 +219,7 @@ def apply(model: LongVUForConditionalGeneration, stage: Stage) -> None:
         raise UserError(f"frozen={list(stage.frozen)}: nothing is left to train; remove a part")
 
 
-def parameter_groups(model: LongVUForConditionalGeneration, stage: Stage) -> list[dict[str, Any]]:
+def parameter_groups(model: TrainableModel, stage: Stage) -> list[dict[str, Any]]:
     """Trained parameters by learning rate, as torch optimisers take them; ``lr`` is the peak.
 
     Every group has a ``name`` (parts joined by "+") and ``names``, those of its parameters.
@@ -185,7 +241,7 @@ def parameter_groups(model: LongVUForConditionalGeneration, stage: Stage) -> lis
 
 
 @torch.no_grad()
-def merged_state_dict(model: LongVUForConditionalGeneration) -> dict[str, Tensor]:
+def merged_state_dict(model: TrainableModel) -> dict[str, Tensor]:
     """The model's weights under their usual names, adapters added to what they adapt; the model stays as it is."""
     if not any(is_adapter(name) for name, _ in model.named_parameters()):
         return dict(model.state_dict())
@@ -207,42 +263,7 @@ def merged_state_dict(model: LongVUForConditionalGeneration) -> dict[str, Tensor
     return state
 
 
-def _set_grids(model: LongVUForConditionalGeneration, stage: Stage) -> None:
-    config = model.config
-    video = stage.name == "video"
-    full_grid = stage.full_grid or (config.token_grid // 2 if video else config.token_grid)
-    low_grid = stage.low_grid or config.token_grid // 3
-    if config.token_grid % full_grid:
-        raise UserError(f"full_grid={full_grid} must divide the towers' grid of {config.token_grid} tokens a side")
-    if len(config.query_grids) > 1:
-        raise UserError(f"query_grids={config.query_grids}: stages of models with several query grids are not defined")
-    window = (config.token_grid // full_grid) ** 2
-    generator = torch.Generator().manual_seed(stage.seed)
-    for module in model.model.aggregator.modules():
-        if isinstance(module, KeyValue):
-            _set_window(module, window, generator)
-    config.full_grid, config.query_grids, config.low_grid = full_grid, [full_grid], low_grid
-    config.mixed_resolution = video
-    config.max_sequence_length = stage.max_sequence_length
-    config.dino_threshold, config.drop_threshold = stage.dino_threshold, stage.drop_threshold
-
-
-def _set_window(module: KeyValue, window: int, generator: torch.Generator) -> None:
-    """Give a window of more than one token its position table, which a stage of single tokens does not have."""
-    table, gain = module.pos_embed, module.key_norm_weight
-    has = 1 if table is None else len(table)
-    if has == window:
-        return
-    if has != 1:
-        raise UserError(
-            f"the checkpoint was trained with windows of {has} tower tokens and the stage asks for {window}: "
-            f"windows can only grow from 1; start from an image-stage checkpoint, or set full_grid to fit"
-        )
-    values = torch.randn(window, len(gain), generator=generator)
-    module.pos_embed = nn.Parameter(values.to(gain.device, gain.dtype))
-
-
-def _add_adapters(model: LongVUForConditionalGeneration, lora: LoraSettings) -> None:
+def _add_adapters(model: TrainableModel, lora: LoraSettings) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     if any(is_adapter(name) for name, _ in model.named_parameters()):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.packing import packed_forward
 from pipelines.train import engine_state, stages
 from pipelines.train.collate import Bin
 from pipelines.train.engine import BinResult, Engine, EngineSettings, bin_result
 from pipelines.train.engine_state import MASTER, Piece
+from pipelines.train.families import TrainableModel
 from pipelines.train.loss import target_losses
 from pipelines.train.optimizer import adamw, fill_moments, set_learning_rates, set_steps
 
@@ -26,7 +26,7 @@ class TorchEngine(Engine):
 
     def __init__(
         self,
-        model: LongVUForConditionalGeneration,
+        model: TrainableModel,
         stage: stages.Stage,
         settings: EngineSettings,
         device: torch.device | None = None,
@@ -122,11 +122,11 @@ class TorchEngine(Engine):
                 parameter.copy_(self.masters[name])
 
 
-def bin_loss(model: LongVUForConditionalGeneration, one: Bin, chunk_targets: int) -> tuple[BinResult, Tensor]:
+def bin_loss(model: TrainableModel, one: Bin, chunk_targets: int) -> tuple[BinResult, Tensor]:
     """A bin's sum of token losses, and what it is made of."""
     hidden_SC, row = packed_forward(model.model, one.inputs)
     losses_N = target_losses(hidden_SC, row.targets_S, model.lm_head, chunk_targets)
-    return bin_result(one, row.targets_S, row.lengths, losses_N), losses_N.sum()
+    return bin_result(one, row, losses_N), losses_N.sum()
 
 
 def _master(parameter: torch.nn.Parameter) -> Tensor:

@@ -14,7 +14,6 @@ Exits with 1 if the reader is below 0.8 of the scan or a step waits for more tha
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
@@ -32,10 +31,8 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
-from longvu_model.image_processing import tower_pixels
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.presets import PRESETS, build_preset
-from longvu_model.processing import LongVUProcessor
 from longvu_model.tiny_tokenizer import build_tiny_tokenizer
 from longvu_model.video import FrameSampling
 from pipelines import storage
@@ -48,6 +45,7 @@ from pipelines.train import stages
 from pipelines.train.annotations import AnnotationFile
 from pipelines.train.collate import collate
 from pipelines.train.engine import EngineSettings
+from pipelines.train.families import LongVUFamily
 from pipelines.train.manifest_builder import ManifestSettings, build_manifest
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.plan import PlanSettings, TrainingPlan
@@ -71,8 +69,10 @@ def main() -> int:
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    print(f"machine: {_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-          f"Python {platform.python_version()}, pyarrow {pa.__version__}, torch {torch.__version__}")
+    print(
+        f"machine: {_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, pyarrow {pa.__version__}, torch {torch.__version__}"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.directory or temporary)
         fast = compare(folder, arguments.videos, arguments.frames, arguments.rounds, arguments.threads)
@@ -134,18 +134,15 @@ def train(
     model = LongVUForConditionalGeneration.from_pretrained(model_folder)
     settings = stages.video_stage(max_sequence_length=1024)
     stages.apply(model, settings)
-    processor = LongVUProcessor.from_pretrained(model_folder)
-    tokenizer = processor.tokenizer
+    family = LongVUFamily.open(model_folder, model.config, settings)
     file = AnnotationFile(f"file://{corpus.annotations}", f"file://{corpus.directory}")
-    manifest = build_manifest(str(folder), [file], model.config, tokenizer, store, ManifestSettings(2048))
+    manifest = build_manifest(str(folder), [file], family, store, ManifestSettings(2048))
     plan = TrainingPlan(manifest.costs, 0, 2, PlanSettings(2048, global_batch_tokens=4096))
     online = None
     if store is None:
-        pixels = tower_pixels(processor.video_processor)
-        towers = copy.deepcopy(model.model.towers)
-        online = OnlineEncoder(towers, pixels, model.config.dino_threshold, FrameSampling(fps=1.0))
+        online = OnlineEncoder(family.watchers(model, model_folder, torch.float32), FrameSampling(fps=1.0))
     engine = TorchEngine(model, settings, EngineSettings())
-    reader = Reader(manifest, model.config, tokenizer, store, online, threads=threads)
+    reader = Reader(manifest, family, store, online, threads=threads)
     for step in reader.steps(plan, 0, 1):
         bins = [collate(members, engine.device, torch.float32) for members in step.bins]
         engine.step(bins, step.target_tokens)
@@ -224,7 +221,7 @@ def made_up_reader(folder: Path, store: FeatureStore, videos: int, threads: int)
     """A question about every video, one video to a bin, one bin to a step."""
     config = PRESETS["tiny"]()
     config.max_sequence_length = 8192
-    tokenizer = build_tiny_tokenizer("qwen", 1024)
+    family = LongVUFamily(config, build_tiny_tokenizer("qwen", 1024))
     rows = [
         {
             "video": f"{number}.mp4",
@@ -237,10 +234,10 @@ def made_up_reader(folder: Path, store: FeatureStore, videos: int, threads: int)
     ]
     (folder / "rows.json").write_text(json.dumps(rows))
     file = AnnotationFile(f"file://{folder / 'rows.json'}", "file:///made-up")
-    manifest = build_manifest(str(folder), [file], config, tokenizer, store, ManifestSettings(8192))
+    manifest = build_manifest(str(folder), [file], family, store, ManifestSettings(8192))
     budget = int(manifest.costs.tokens_N.max())
     plan = TrainingPlan(manifest.costs, 0, 1, PlanSettings(budget, global_batch_tokens=budget))
-    return Reader(manifest, config, tokenizer, store, threads=threads), plan
+    return Reader(manifest, family, store, threads=threads), plan
 
 
 def _processor() -> str:

@@ -23,9 +23,10 @@ from longvu_model.presets import PRESETS
 from longvu_model.sight import Media
 from pipelines.train import costs, stages
 from pipelines.train.collate import collate
-from pipelines.train.costs import RowWork, sample_work
 from pipelines.train.engine import EngineSettings
 from pipelines.train.estimate import GPUS
+from pipelines.train.families.longvu_costs import sample_work
+from pipelines.train.families.work import RowWork
 from pipelines.train.memory import step_memory
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.torch_engine import TorchEngine
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.cuda.reset_peak_memory_stats()
         step_s, update_s, work = measure(engine, options.budget, online, options.steps)
         flops = costs.step_flops(config, stage, useful, work, attention_backward=2.0)
-        flops -= costs.forward_flops(config, work)["head"]  # the logits that are made a second time
+        flops -= costs.language_model_flops(config, work)["head"]  # the logits that are made a second time
         share = f"{flops / step_s / peak:.1%} of the peak" if peak else "no peak known"
         line = (
             f"{'online ' if online else 'features'}: {sum(work.lengths) / step_s:9.0f} tokens/s, "

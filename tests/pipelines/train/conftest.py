@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from longvu_model.image_processing import tower_pixels
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.video import FrameSampling
@@ -21,6 +20,7 @@ from pipelines.extract.config import ExtractConfig
 from pipelines.extract.towers import load_towers
 from pipelines.store import FeatureStore
 from pipelines.train.annotations import AnnotationFile
+from pipelines.train.families import LongVUFamily
 from pipelines.train.manifest import Manifest
 from pipelines.train.manifest_builder import ManifestSettings, build_manifest
 from pipelines.train.online import OnlineEncoder
@@ -43,6 +43,7 @@ class Library:
     processor: LongVUProcessor
     tokenizer: PreTrainedTokenizerBase
     stored: FeatureStore
+    folder: Path
 
     def manifest(self, rows: list[dict[str, Any]], folder: Path, *, store: bool = True, **settings: Any) -> Manifest:
         """The manifest of some rows, for the tiny model."""
@@ -52,18 +53,20 @@ class Library:
         return build_manifest(
             str(folder / "manifests"),
             [AnnotationFile(f"file://{path}", f"file://{self.media}")],
-            self.model.config,
-            self.tokenizer,
+            self.family,
             self.stored if store else None,
             ManifestSettings(**{"max_tokens": 1024, "max_quarantined_fraction": 1.0} | settings),
         )
 
     def online(self) -> OnlineEncoder:
         """Decodes and encodes with the model's own towers."""
-        pixels = tower_pixels(self.processor.video_processor)
-        return OnlineEncoder(
-            self.model.model.towers, pixels, self.model.config.dino_threshold, FrameSampling(fps=1.0), torch.float32
-        )
+        watchers = self.family.watchers(self.model, self.folder, torch.float32)
+        return OnlineEncoder(watchers, FrameSampling(fps=1.0))
+
+    @property
+    def family(self) -> LongVUFamily:
+        """The tiny model's."""
+        return LongVUFamily(self.model.config, self.tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -96,4 +99,5 @@ def library(tmp_path_factory: pytest.TempPathFactory, workdir: Path) -> Library:
         LongVUProcessor.from_pretrained(model_folder),
         AutoTokenizer.from_pretrained(model_folder),
         store,
+        model_folder,
     )

@@ -16,8 +16,9 @@ from longvu_model.presets import PRESETS, random_model, tiny
 from longvu_model.sight import Media
 from pipelines.train import costs, stages
 from pipelines.train.collate import Bin, collate
-from pipelines.train.costs import RowWork, sample_work
 from pipelines.train.engine import EngineSettings
+from pipelines.train.families.longvu_costs import sample_work
+from pipelines.train.families.work import RowWork
 from pipelines.train.memory import Memory, parameter_counts, step_memory
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.torch_engine import TorchEngine

@@ -8,9 +8,9 @@ import pytest
 
 from longvu_model.presets import PRESETS
 from pipelines.errors import UserError
-from pipelines.train.costs import sample_work
 from pipelines.train.engine import EngineSettings
 from pipelines.train.estimate import GPUS, Estimate, estimate, estimate_rows
+from pipelines.train.families.longvu_costs import sample_work
 from pipelines.train.run import prepare
 from pipelines.train.stages import video_stage
 from tests.pipelines.train.conftest import Library

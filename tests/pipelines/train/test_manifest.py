@@ -19,6 +19,7 @@ from pipelines.errors import UserError
 from pipelines.store import StoreError
 from pipelines.train import manifest_builder
 from pipelines.train.annotations import AnnotationFile, annotation_files
+from pipelines.train.families import LongVUFamily
 from pipelines.train.manifest import Manifest, open_manifest
 from pipelines.train.manifest_builder import ManifestSettings, build_manifest, file_names
 from pipelines.train.reader import PreparedSample, Reader
@@ -55,7 +56,7 @@ ROWS = [
 def test_planned_tokens_are_those_of_the_model(library: Library, tmp_path: Path) -> None:
     manifest = library.manifest(ROWS, tmp_path)
     assert len(manifest) == len(ROWS)
-    reader = Reader(manifest, library.model.config, library.tokenizer, library.stored, library.online())
+    reader = Reader(manifest, library.family, library.stored, library.online())
     table = manifest.table.to_pydict()
     regimes = set()
     for index, row_of in enumerate(ROWS):
@@ -83,7 +84,7 @@ def test_the_image_stage_plans_its_own_tokens(library: Library, tmp_path: Path) 
     staged = dataclasses.replace(library, model=image_model)
     rows = [ROWS[5], ROWS[6], ROWS[1], ROWS[2]]
     manifest = staged.manifest(rows, tmp_path)
-    reader = Reader(manifest, image_model.config, library.tokenizer, library.stored, staged.online())
+    reader = Reader(manifest, staged.family, library.stored, staged.online())
     planned = manifest.table["num_tokens"].to_pylist()
     for index in range(len(rows)):
         sample = reader.prepare(index)
@@ -216,8 +217,7 @@ def test_everything_may_lie_on_s3(library: Library, tmp_path: Path, s3: str) -> 
     storage.write_bytes(f"{root}/media/new.mp4", (library.media / "new.mp4").read_bytes())
     arguments: dict[str, Any] = {
         "files": annotation_files(f"{root}/rows.jsonl", f"{root}/media"),
-        "config": library.model.config,
-        "tokenizer": library.tokenizer,
+        "family": library.family,
         "store": None,
         "settings": ManifestSettings(1024, max_quarantined_fraction=0.5),
     }
@@ -227,7 +227,7 @@ def test_everything_may_lie_on_s3(library: Library, tmp_path: Path, s3: str) -> 
     assert (
         open_manifest(manifest.uri).digest == manifest.digest == build_manifest(f"{root}/manifests", **arguments).digest
     )
-    reader = Reader(manifest, library.model.config, library.tokenizer, None, library.online())
+    reader = Reader(manifest, library.family, None, library.online())
     sample = reader.prepare(1)
     assert isinstance(sample, PreparedSample)
     assert sample.media is not None
@@ -248,8 +248,7 @@ def test_whatever_decides_the_content_is_in_the_key(library: Library, tmp_path: 
     files = [AnnotationFile(f"file://{path}", f"file://{library.media}")]
     arguments: dict[str, Any] = {
         "files": files,
-        "config": library.model.config,
-        "tokenizer": library.tokenizer,
+        "family": library.family,
         "store": library.stored,
         "settings": ManifestSettings(1024),
     }
@@ -258,12 +257,14 @@ def test_whatever_decides_the_content_is_in_the_key(library: Library, tmp_path: 
     if change == "rows":
         path.write_text(json.dumps(ROWS[:3]))
     else:
-        arguments[change] = {
-            "settings": ManifestSettings(1000),
-            "config": LongVUConfig(**library.model.config.to_dict() | {"dino_threshold": 0.7}),
-            "tokenizer": build_tiny_tokenizer("qwen", 600),
-            "store": None,
+        config = LongVUConfig(**library.model.config.to_dict() | {"dino_threshold": 0.7})
+        name, value = {
+            "settings": ("settings", ManifestSettings(1000)),
+            "config": ("family", LongVUFamily(config, library.tokenizer)),
+            "tokenizer": ("family", LongVUFamily(library.model.config, build_tiny_tokenizer("qwen", 600))),
+            "store": ("store", None),
         }[change]
+        arguments[name] = value
     assert manifest_builder.manifest_key(**arguments) != key
 
 
@@ -273,7 +274,11 @@ def build(library: Library, tmp_path: Path, **changes: Any) -> Manifest:
     config = LongVUConfig(**library.model.config.to_dict() | changes)
     files = [AnnotationFile(f"file://{path}", f"file://{library.media}")]
     return build_manifest(
-        str(tmp_path / "manifests"), files, config, library.tokenizer, library.stored, ManifestSettings(1024)
+        str(tmp_path / "manifests"),
+        files,
+        LongVUFamily(config, library.tokenizer),
+        library.stored,
+        ManifestSettings(1024),
     )
 
 

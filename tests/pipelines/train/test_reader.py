@@ -14,6 +14,7 @@ from longvu_model.tiny_tokenizer import build_tiny_tokenizer
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store import FeatureStore
+from pipelines.train.families import LongVUFamily
 from pipelines.train.manifest import Manifest
 from pipelines.train.plan import PlanSettings, TrainingPlan
 from pipelines.train.reader import PreparedSample, Reader, Step
@@ -36,8 +37,7 @@ def plan_of(manifest: Manifest, epochs: int = 2) -> TrainingPlan:
 
 
 def reader_of(library: Library, manifest: Manifest, store: FeatureStore | None = None, **settings: object) -> Reader:
-    config = library.model.config
-    return Reader(manifest, config, library.tokenizer, store or library.stored, **settings)  # type: ignore[arg-type]
+    return Reader(manifest, library.family, store or library.stored, **settings)  # type: ignore[arg-type]
 
 
 def indices(step: Step) -> list[int]:
@@ -120,7 +120,7 @@ def test_features_and_files_give_the_same_loss(library: Library, manifest: Manif
     """Within float16 rounding."""
     online = library.manifest(ROWS[:3], tmp_path, store=False)
     assert online.num_online == 3
-    from_files = Reader(online, library.model.config, library.tokenizer, online=library.online())
+    from_files = Reader(online, library.family, online=library.online())
     from_store = reader_of(library, manifest)
     for index in range(3):
         stored, decoded = from_store.prepare(index), from_files.prepare(index)
@@ -231,7 +231,7 @@ def test_what_is_no_longer_wanted_is_not_prepared(library: Library, manifest: Ma
 
 def test_another_tokenizer_than_the_manifests_is_refused(library: Library, manifest: Manifest) -> None:
     other = build_tiny_tokenizer("qwen", 400)
-    reader = Reader(manifest, library.model.config, other, library.stored)
+    reader = Reader(manifest, LongVUFamily(library.model.config, other), library.stored)
     with pytest.raises(UserError, match=r"sample rows.json:0 was planned with \d+ text tokens and has \d+ now"):
         reader.prepare(0)
 
@@ -239,8 +239,8 @@ def test_another_tokenizer_than_the_manifests_is_refused(library: Library, manif
 def test_media_that_are_nowhere_need_an_encoder(library: Library, manifest: Manifest, tmp_path: Path) -> None:
     online = library.manifest(ROWS[:3], tmp_path, store=False)
     with pytest.raises(UserError, match="3 of 3 samples have media that are not in the feature store"):
-        Reader(online, library.model.config, library.tokenizer)
+        Reader(online, library.family)
     with pytest.raises(UserError, match="give it to the reader"):
-        Reader(manifest, library.model.config, library.tokenizer).prepare(0)
+        Reader(manifest, library.family).prepare(0)
     with pytest.raises(UserError, match="threads=0"):
         reader_of(library, manifest, threads=0)

@@ -25,6 +25,17 @@ def meta_model(config: LongVUConfig) -> LongVUForConditionalGeneration:
         return LongVUForConditionalGeneration(config)
 
 
+LONGVU_PARTS: tuple[stages.Part, ...] = (
+    "towers",
+    "aggregator",
+    "projector",
+    "newline",
+    "embeddings",
+    "language_model",
+    "head",
+)
+
+
 @pytest.mark.parametrize("preset", ["longvu_qwen2_7b", "longvu_llama3_2_3b", "longvu_llama3_2_1b", "tiny"])
 def test_both_stages_give_the_grids_of_the_presets(preset: str) -> None:
     limit = PRESETS[preset]().max_sequence_length
@@ -156,7 +167,9 @@ def test_adapters_learn_instead_of_the_language_model() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="nothing is left to train"):
-        stages.apply(small_model(), video_stage(frozen=tuple(stages.PARTS)))
+        stages.apply(small_model(), video_stage(frozen=LONGVU_PARTS))
+    with pytest.raises(UserError, match="bridge: this model's parts are aggregator, embeddings"):
+        stages.apply(small_model(), video_stage(frozen=("towers", "bridge")))
     with pytest.raises(UserError, match="one tensor; name both"):
         stages.apply(small_model(backbone="llama"), video_stage(frozen=("towers", "head")))
     with pytest.raises(UserError, match="must divide the towers' grid of 6"):
@@ -180,4 +193,4 @@ def test_every_parameter_belongs_to_a_part() -> None:
     for backbone in ("qwen2", "llama"):
         model = LongVUForConditionalGeneration(small_config(backbone=backbone))
         parts = {part_of(name) for name, _ in model.named_parameters()}
-        assert parts == set(stages.PARTS) - ({"head"} if backbone == "llama" else set())
+        assert parts == set(LONGVU_PARTS) - ({"head"} if backbone == "llama" else set())
