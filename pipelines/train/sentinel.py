@@ -2,7 +2,9 @@
 
 A loss is judged before the weights are changed by it. It is out of the ordinary when it is not a number, or so far
 above the losses before that chance does not explain it: its distance from their median, in units of their median
-distance (as standard deviations), exceeds the threshold. Losses that were refused do not count among those before.
+distance (as standard deviations), exceeds the threshold, and it is not small by itself either: to a model that has
+nearly learned its data, every mistake it still makes is many deviations away. Losses that were refused do not count
+among those before.
 
 * ``skip``: the batch changes nothing, training goes on behind it.
 * ``rewind``: a loss that rises may come from what was learned before it; the weights go back to the last checkpoint
@@ -35,6 +37,7 @@ class WatchConfig(Config):
     non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
     spike: Policy = setting("rewind", about="what to do about a loss far above those before it")
     threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
+    least_rise: float = setting(1.0, about="nats above the median under which no loss is a spike", ge=0)
     window: int = setting(100, about="losses that the next one is compared with", ge=8)
     warmup: int = setting(20, about="steps before any loss is called a spike", ge=8)
     most_refused: int = setting(20, about="batches that may be refused before the run is halted all the same", ge=0)
@@ -70,9 +73,8 @@ class Sentinel:
         """Whether the loss of a batch is out of the ordinary; one that is not is remembered."""
         if not math.isfinite(loss):
             return Event(cursor, f"a loss of {loss}", self._config.non_finite)
-        score = robust_score(loss, self.losses)
-        if len(self.losses) >= self._config.warmup and score > self._config.threshold:
-            median = statistics.median(self.losses)
+        if len(self.losses) >= self._config.warmup and self._spikes(loss):
+            median, score = statistics.median(self.losses), robust_score(loss, self.losses)
             reason = f"a loss of {loss:.4g}, {score:.0f} standard deviations above the {median:.4g} before it"
             return Event(cursor, reason, self._config.spike)
         self.losses.append(loss)
@@ -92,8 +94,12 @@ class Sentinel:
         if broken:
             return broken[:_MOST_NAMED]
         ranked = sorted(known, key=mean_loss, reverse=True)
-        far = [sample for sample in ranked if robust_score(mean_loss(sample), self.losses) > self._config.threshold]
+        far = [sample for sample in ranked if self._spikes(mean_loss(sample))]
         return (far or ranked[:1])[:_MOST_NAMED]
+
+    def _spikes(self, loss: float) -> bool:
+        rise = loss - (statistics.median(self.losses) if self.losses else loss)
+        return rise >= self._config.least_rise and robust_score(loss, self.losses) > self._config.threshold
 
 
 def mean_loss(sample: SampleLoss) -> float:

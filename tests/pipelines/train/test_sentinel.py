@@ -56,6 +56,14 @@ def test_equal_losses_do_not_make_the_next_one_a_spike() -> None:
     assert robust_score(1.0, []) == 0.0
 
 
+def test_the_rare_mistakes_of_a_model_that_has_learned_are_no_spikes() -> None:
+    sentinel = Sentinel(WATCH, [0.017, 0.018, 0.016] * 10)
+    assert robust_score(0.63, sentinel.losses) > 60
+    assert sentinel.judge(40, 0.63) is None
+    assert sentinel.judge(41, 0.017 + WATCH.least_rise + 0.01) is not None
+    assert Sentinel(WATCH.changed(least_rise=0.1), [0.017, 0.018, 0.016] * 10).judge(40, 0.63) is not None
+
+
 def test_the_samples_to_blame_are_named() -> None:
     sentinel = Sentinel(WATCH, [1.0, 1.1, 0.9] * 10)
     ordinary = [sample(f"fine-{number}", 1.0 + 0.1 * number) for number in range(6)]
