@@ -35,7 +35,7 @@ class SplitsConfig(Config):
     """Everything that fixes the bytes of the three splits."""
 
     stills: int = setting(480, about="pictures to learn colours from", ge=1)
-    videos: int = setting(400, about="videos to learn from", ge=1)
+    videos: int = setting(700, about="videos to learn from", ge=1)
     heldout: int = setting(96, about="videos for evaluation, of other seeds than those to learn from", ge=1)
     seed: int = setting(0, about="another seed gives other scenes, needles and answers in all three", ge=0)
     seconds: float = setting(60.0, about="length of each video in seconds")
