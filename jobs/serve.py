@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -101,8 +102,11 @@ def serve_until_told(config: ServeConfig, key: str | None) -> None:
     from ray.serve.config import HTTPOptions, ProxyLocation
 
     from pipelines.ray_session import ray_session
+    from pipelines.serve.deployment import ONE_LOOP
     from pipelines.serve.deployment import application as build
 
+    router = "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"  # of Ray's proxy, which takes its settings from the environment
+    os.environ.setdefault(router, ONE_LOOP[router])
     cpus = sum(model.num_cpus * model.max_replicas for model in config.models)
     with ray_session(cpus + config.endpoint.replicas * config.endpoint.num_cpus + 0.5):
         serve.start(

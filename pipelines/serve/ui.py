@@ -115,11 +115,12 @@ class _Page:
             opened = [session, media, strip, chat, problem, facts]
             private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
             page.load(self.models, outputs=[model, problem], **private)
-            drop.upload(self.open_file, [drop, session], opened, **private)
+            drop.upload(self.open_file, [drop, session], [*opened, drop], **private)
             drop.clear(self.close_file, [session], opened, **private)
             answering = question.submit(
                 self.ask, [question, model, session], [session, chat, question, strip, problem, facts], **private
             )
+            question.submit(None, js=_SHOW_CHAT, **private)
             question.stop(self.stop, [session], [chat, question], cancels=[answering], **private)
             chat.example_select(self.example, outputs=[question], **private)
             restart.click(self.restart, [session], [session, chat, problem, facts], cancels=[answering], **private)
@@ -139,16 +140,18 @@ class _Page:
         path = Path(file or "").resolve()
         if not path.is_relative_to(self._folder) or not path.is_file():
             raise gr.Error("only files that were dropped here are opened", print_exception=False)
-        yield session, gr.HTML(visible=False), _note("Checking the file", busy=True), [], _problem(None), ""
+        checking = _note("Checking the file", busy=True)
+        yield session, gr.HTML(visible=False), checking, [], _problem(None), "", gr.skip()
         try:
             with self._client(request) as client:
                 medium = client.upload(path)
         except ChatError as error:
             session = Session()
-            yield session, gr.HTML(visible=False), _note(_STRIP_EMPTY), [], _problem(error), ""
+            yield session, gr.HTML(visible=False), _note(_STRIP_EMPTY), [], _problem(error), "", None
             return
         session = Session(path, medium, Conversation(medium.part))
-        yield session, gr.HTML(_shown(medium, path), visible=True), _note(_STRIP_WAITING), [], _problem(None), ""
+        shown = gr.HTML(_shown(medium, path), visible=True)
+        yield session, shown, _note(_STRIP_WAITING), [], _problem(None), "", gr.skip()
 
     def close_file(self, session: Session) -> tuple[Any, ...]:
         return Session(), gr.HTML(visible=False), _note(_STRIP_EMPTY), [], _problem(None), ""
@@ -307,6 +310,10 @@ def _clock(time_s: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+# Where the page is one column, the answer comes below the video and the frames.
+_SHOW_CHAT = """() => {
+  if (innerWidth <= 760) document.getElementById("lv-chat").scrollIntoView({behavior: "smooth", block: "start"});
+}"""
 _WAITING = "…"
 _STRIP_EMPTY = "The frames that the model keeps appear here."
 _STRIP_WAITING = "Ask a question: the frames that the model keeps appear here."

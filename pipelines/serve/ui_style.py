@@ -19,6 +19,10 @@ def theme() -> gr.themes.Base:
     ).set(
         body_background_fill="#f6f7f9",
         body_background_fill_dark="#0d1117",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         block_background_fill="#ffffff",
         block_background_fill_dark="#151b23",
         block_border_width="1px",
@@ -113,8 +117,9 @@ footer { display: none !important; }
 .dark .lv-error { color: #ffb4b4; background: #2b1416; border-color: #5c2327; }
 
 #lv-chat { border-radius: 14px; }
-#lv-chat .user-row .message-buttons, #lv-chat .icon-button-wrapper.top-panel { display: none; }
-#lv-chat .example { padding: 10px 14px; }
+#lv-chat .message-buttons-right, #lv-chat .icon-button-wrapper.top-panel { display: none; }
+#lv-chat .examples { display: flex; flex-direction: column; width: min(100%, 26rem); margin: 0 auto; }
+#lv-chat .example { padding: 10px 14px; width: 100%; }
 .lv-empty { text-align: center; max-width: 30rem; margin: 0 auto; }
 .lv-empty b { display: block; font-size: 1.05rem; font-weight: 600; margin-bottom: 4px; }
 .lv-empty span { color: var(--body-text-color-subdued); font-size: 0.9rem; }
@@ -138,6 +143,7 @@ footer { display: none !important; }
   #lv-side { gap: 8px; }
   #lv-media video, #lv-media img.lv-picture { max-height: 26vh; }
   #lv-drop button .wrap { min-height: 84px; }
+  #lv-drop button .wrap::after { content: "Choose a video or picture"; }
   .lv-strip img { height: 60px; }
   .form:has(#lv-ask), #lv-ask:not(.form *) { position: sticky; bottom: 8px; z-index: 20; }
   #lv-problem { position: sticky !important; bottom: 62px; z-index: 21; }

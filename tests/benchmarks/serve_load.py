@@ -99,6 +99,12 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
+def http_cpu_s(endpoint: LiveEndpoint) -> float:
+    """CPU time so far of the proxy and the HTTP side."""
+    found = [*endpoint.job.processes("ServeReplica:longvu:Endpoint"), *endpoint.job.processes("ProxyActor")]
+    return sum(sum(process.cpu_times()[:2]) for process in found)
+
+
 def resident_bytes(endpoint: LiveEndpoint) -> int:
     """Of the proxy, the HTTP side and the replicas."""
     found = [*endpoint.job.processes("ServeReplica"), *endpoint.job.processes("ProxyActor")]
@@ -118,9 +124,9 @@ async def measure(endpoint: LiveEndpoint, video: str, at_once: int, seconds: flo
         await asyncio.gather(*(clients.in_turn(15.0, full) for _ in range(at_once)))
         capacity = len(full.answered_s) / 15.0
         await clients.at_rate(OVERLOAD * capacity, 5.0, Outcomes())  # so that memory is what overload needs
-        before = resident_bytes(endpoint)
+        before, cpu_s = resident_bytes(endpoint), http_cpu_s(endpoint)
         await clients.at_rate(OVERLOAD * capacity, seconds, over)
-        grown = resident_bytes(endpoint) - before
+        grown, cpu_s = resident_bytes(endpoint) - before, http_cpu_s(endpoint) - cpu_s
     alone_s, accepted_s = quantile(unloaded.answered_s, 0.99), quantile(over.answered_s, 0.99)
     refused_s = quantile(over.refused_s, 0.99)
     print(f"unloaded      p50 {quantile(unloaded.answered_s, 0.5):.3f} s, p99 {alone_s:.3f} s")
@@ -132,6 +138,8 @@ async def measure(endpoint: LiveEndpoint, video: str, at_once: int, seconds: flo
     print(
         f"refusals      p50 {1e3 * quantile(over.refused_s, 0.5):.0f} ms, p99 {1e3 * refused_s:.0f} ms (floor 100 ms)"
     )
+    asked = len(over.answered_s) + len(over.refused_s)
+    print(f"HTTP side     {1e3 * cpu_s / max(1, asked):.1f} ms of CPU time per request, refused or answered")
     print(f"accepted      p99 {accepted_s:.3f} s, {accepted_s / alone_s:.2f} times unloaded (floor 2)")
     print(f"throughput    {len(over.answered_s) / seconds / capacity:.2f} of capacity under overload")
     print(f"memory        {grown / MIB:+.1f} MiB of {before / MIB:.0f} MiB during overload")

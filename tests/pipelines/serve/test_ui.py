@@ -17,8 +17,10 @@ import pytest
 from longvu_model.video import decode_frames
 from pipelines.serve.filmstrip import filmstrip
 from pipelines.serve.guard import MediaPolicy
+from tests.pipelines.conftest import write_video
 from tests.pipelines.serve.endpoint import PATIENCE_S, LiveEndpoint
 
+SCENES_S = [18, 12, 15]
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="chromium or chromedriver is not installed"
@@ -68,8 +70,14 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Long enough to be seen being watched."""
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", SCENES_S, seed=5)
+
+
 @needs_browser
-def test_page(browser: Any, endpoint: LiveEndpoint, clip: Path, tmp_path: Path) -> None:
+def test_page(browser: Any, endpoint: LiveEndpoint, film: Path, tmp_path: Path) -> None:
     host = endpoint.url.removeprefix("http://")
     browser.get(f"http://visitor:{endpoint.key}@{host}/ui/")  # the browser remembers the key for what follows
     browser.get(f"{endpoint.url}/ui/")
@@ -90,16 +98,18 @@ def test_page(browser: Any, endpoint: LiveEndpoint, clip: Path, tmp_path: Path) 
     assert str(tmp_path) not in text_of(browser, "body")
     picture(browser, f"{name}-4-error")
 
-    found(browser, "#lv-drop button[aria-label=Clear]").click()
-    found(browser, "#lv-drop input[type=file]").send_keys(str(clip))
+    found(browser, "#lv-drop input[type=file]").send_keys(str(film))
     player = found(browser, "#lv-player")
     wait(browser, lambda b: not text_of(b, ".lv-error"))
-    assert wait(browser, lambda b: b.execute_script("return arguments[0].duration", player)) == pytest.approx(20, abs=1)
+    assert wait(browser, lambda b: b.execute_script("return arguments[0].duration", player)) == pytest.approx(
+        sum(SCENES_S), abs=1
+    )
 
     question = found(browser, "#lv-ask textarea")
     question.clear()
     question.send_keys("Which colour does the shape have?\n")
     wait(browser, lambda b: "Which colour" in text_of(b, "#lv-chat .user-row"))
+    wait(browser, lambda b: text_of(b, ".lv-busy") or text_of(b, ".lv-facts"))
     picture(browser, f"{name}-2-answering")
     wait(browser, lambda b: b.find_elements("css selector", ".lv-strip img"))
     facts = wait(browser, lambda b: text_of(b, ".lv-facts"))
