@@ -108,7 +108,7 @@ def decided(found: dict[str, Any]) -> list[tuple[str, str]]:
 def render(results: Results, task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
     """The files of a report by name."""
     figures = dict(_figures(results.summary, outcomes))
-    pictures = _pictures(task, outcomes)
+    pictures = pictures_of(task, outcomes)
     return {
         MARKDOWN: "\n".join(_markdown(results.summary, task)).encode(),
         HTML: _html(results.summary, task, outcomes, figures, pictures).encode(),
@@ -116,12 +116,12 @@ def render(results: Results, task: Task, outcomes: Sequence[Outcome]) -> dict[st
     }
 
 
-def _pictures(task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
-    """The benchmark's own, such as a needle's heat map."""
+def pictures_of(task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    """The benchmark's own, such as a needle's heat map; of rows that failed they show nothing."""
     answered = [
         (outcome.row, Judged(outcome.status, outcome.parsed, outcome.score, outcome.detail))
         for outcome in outcomes
-        if outcome.status == "scored" or outcome.status == "unparsed"
+        if outcome.status in ("scored", "unparsed")
     ]
     with tempfile.TemporaryDirectory() as folder:
         return {path.name: path.read_bytes() for path in task.plots(answered, Path(folder))}

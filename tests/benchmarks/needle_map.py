@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: Path) -> dict[int, float]:
-    """Share of right answers by length; a reply that commits to none is not right."""
+    """Share of right answers by length; a reply that commits to none is not right, what failed does not count."""
     learned = load_config(SplitsConfig, CORPUS)
     grid = {
         "lengths_s": list(lengths),
@@ -75,8 +75,9 @@ def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: P
     rows = pyarrow.parquet.read_table(table).to_pylist()
     shares: dict[int, list[float]] = {length: [] for length in lengths}
     for row in rows:
-        shares[int(dict(row["categories"])["length_s"])].append(row["score"] or 0.0)
-    return {length: sum(scores) / len(scores) for length, scores in shares.items()}
+        if row["status"] != "failed":
+            shares[int(dict(row["categories"])["length_s"])].append(row["score"] or 0.0)
+    return {length: sum(scores) / max(1, len(scores)) for length, scores in shares.items()}
 
 
 def _arguments() -> argparse.Namespace:

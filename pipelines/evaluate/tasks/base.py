@@ -204,8 +204,8 @@ class Task(ABC):
         """The file to hand in, from replies by row id; None for benchmarks without one."""
         return None
 
-    def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
-        """Pictures of the benchmark's own, written to ``folder``."""
+    def plots(self, answered: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
+        """Pictures of the benchmark's own, written to ``folder``; of replies that were scored or could not be read."""
         return []
 
     def file(self, data: Path, *names: str) -> Path:

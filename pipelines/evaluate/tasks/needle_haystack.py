@@ -162,9 +162,9 @@ haystack/readingsky.png      (modality=image)"""
         rating = read_rating(judge_reply)
         return Judged("judge_failed", said) if rating is None else Judged("scored", said, float(rating))
 
-    def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
+    def plots(self, answered: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
         """The heat map of the cells that have a score."""
-        cells = [(row.details["cell"], judged.score) for row, judged in scored if judged.score is not None]
+        cells = [(row.details["cell"], judged.score) for row, judged in answered if judged.score is not None]
         if not cells:
             return []
         table = heat_map.pivot((cell.length_s, cell.depth_percent, score) for cell, score in cells)

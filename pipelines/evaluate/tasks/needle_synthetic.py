@@ -173,11 +173,11 @@ class SyntheticNeedleGrid(ChoiceTask):
                 encode_video(partial, draw_frames(row.details["plan"], row.details["config"]), row.details["config"])
         return Shown(path, self.sampling)
 
-    def plots(self, scored: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
+    def plots(self, answered: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
         """The heat map of the shares of right answers; a reply that commits to none is not right."""
         cells = [
             (row.details["config"].seconds, row.details["depth_percent"], judged.score or 0.0)
-            for row, judged in scored
+            for row, judged in answered
             if judged.status in ("scored", "unparsed")
         ]
         if not cells:

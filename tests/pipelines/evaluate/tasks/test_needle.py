@@ -14,6 +14,8 @@ from longvu_model.video.decode import decode_frames
 from longvu_model.video.errors import Missing
 from longvu_model.video.sampling import FrameSampling
 from pipelines.errors import UserError
+from pipelines.evaluate.outcomes import Outcome
+from pipelines.evaluate.report import pictures_of
 from pipelines.evaluate.tasks import heat_map
 from pipelines.evaluate.tasks.base import Judged, Row
 from pipelines.evaluate.tasks.needle_composition import Needle, compose, font_size, text_picture
@@ -187,6 +189,28 @@ def test_plots_of_the_tasks(sample: Samples, tmp_path: Path) -> None:
         assert chosen.plots(scored_rows(chosen, written.data, 1.0), tmp_path) == [tmp_path / file]
         assert (tmp_path / file).stat().st_size > 5000
         assert chosen.plots([(row, Judged("judge_failed")) for row in chosen.rows(written.data)], tmp_path) == []
+
+
+def test_unread_replies_count_as_not_right_and_failures_not_at_all(
+    sample: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = sample("needle_grid")
+    chosen = task("needle_grid", options=written.options)
+    row, *others = chosen.rows(written.data)
+    outcomes = [
+        Outcome(row, "scored", "", score=1.0),
+        Outcome(row, "unparsed", ""),
+        Outcome(row, "failed", "", cause="Missing"),
+        *(Outcome(other, "failed", "", cause="Missing") for other in others),
+    ]
+    drawn = []
+    real = heat_map.draw
+    monkeypatch.setattr(
+        heat_map, "draw", lambda table, *args, **named: drawn.append(table) or real(table, *args, **named)
+    )
+    assert list(pictures_of(chosen, outcomes)) == ["needle_grid_colour.png"]
+    np.testing.assert_array_equal(drawn[0].scores_DL, [[0.5]])
+    assert pictures_of(chosen, outcomes[2:]) == {}
 
 
 def test_published_result_files(sample: Samples, tmp_path: Path) -> None:
