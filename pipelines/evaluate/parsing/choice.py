@@ -15,6 +15,8 @@ from pipelines.evaluate.parsing.vocabulary import lexicon_for
 
 MAX_OPTIONS = 26
 _AROUND = r"[\s.,:;!()\[\]{}\"'<>*_`~|→✓•=–-]*"
+# ``A. library`` is a label and a text, even where an option is "A library".
+_LABEL_FIRST = re.compile(r"\W*A\s*[.:)(]\W*\w")
 _LETTER_ONLY = re.compile(rf"{_AROUND}([^\W\d_]){_AROUND}")
 _QUESTION_LINE = re.compile(r"^[ \t]*Q[ \t]*\d*[ \t]*:", re.M)
 _ANSWER_MARKER = re.compile(r"(?:^|(?<=\s))A[ \t]*\d*[ \t]*:", re.M)
@@ -56,7 +58,7 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
         label = label_letter(letter[1])
         if label in texts.labels and (letter[1].isascii() or letter[1].isupper()):
             return label
-    equal = texts.equal(tokens)
+    equal = frozenset[str]() if _LABEL_FIRST.match(text) else texts.equal(tokens)
     if len(equal) == 1 and not (text.rstrip().endswith("?") and not any("?" in option for option in options)):
         return next(iter(equal))
     return decide(elements_of(tokens, texts.find(tokens), texts.labels, lexicon), len(options))

@@ -169,7 +169,8 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
                 and _adjacent(elements, mention, sentence, sentences[number + 1])
             ):
                 texts = [o for o in sentences[number + 1].mentions[:1] if o.kind == "text" and o.role == CHOSEN]
-            if texts and not any(other.labels & mention.labels for other in texts):
+            agrees = mention.first < mention.last or any(other.labels & mention.labels for other in texts)
+            if texts and not agrees:
                 for other in texts:
                     other.role = CHOSEN
             else:

@@ -260,6 +260,8 @@ class OptionTexts:
         inside = sum(token.kind == "mark" and token.text in ".,;:!?" for token in tokens[start : end - 1])
         if inside > spelling.marks or sum(token.kind == "newline" for token in tokens[start:end]) > 1:
             return False
+        if tokens[start].norm == "a" and end - start > 1 and tokens[start + 1].kind == "mark":
+            return False
         if "," in spelling.raw and _goes_on(tokens, start, end):
             return False
         if not _names_as_much(tokens[start:end], spelling):

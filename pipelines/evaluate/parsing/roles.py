@@ -106,7 +106,7 @@ class _Reader(Surroundings):
                 mention.role = CHOSEN
                 mention.weak = mention.hedged and not announced and not called
             elif mention.first < mention.last and not mention.group:
-                mention.role = PLAIN
+                mention.role, mention.weak = CHOSEN, True
             return
         if self._in_reason() and not announced and not called:
             mention.role = EXPLAINED

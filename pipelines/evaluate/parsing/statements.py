@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.evaluate.parsing.elements import Element
@@ -57,7 +57,6 @@ class Mention:
     hedged: bool = False
     final: bool = False
     group: bool = False
-    item: bool = False
     weak: bool = False
     complete: bool = False
 
@@ -123,37 +122,55 @@ def _label_mark(elements: Sequence[Element], start: int, index: int) -> bool:
 
 
 def mentions_of(elements: Sequence[Element], sentence: Sentence) -> list[Mention]:
-    mentions: list[Mention] = []
-    for index in range(sentence.start, sentence.end):
-        element = elements[index]
-        if not element.mention:
-            continue
-        one = Mention(
-            element.labels, element.kind, index, index, group=len(element.labels) > 1 and element.kind == "text"
-        )
-        if mentions and (joined := _join(elements, mentions[-1], one)):
-            mentions[-1] = joined
+    """The places of a sentence that name options: first a label beside its text as one, then groups of those."""
+    mentions = [
+        Mention(one.labels, one.kind, index, index, group=len(one.labels) > 1 and one.kind == "text")
+        for index, one in enumerate(elements[sentence.start : sentence.end], start=sentence.start)
+        if one.mention
+    ]
+    return _joined(elements, _joined(elements, mentions, _same_option), _group)
+
+
+def _joined(
+    elements: Sequence[Element],
+    mentions: Sequence[Mention],
+    join: Callable[[Sequence[Element], Mention, Mention], Mention | None],
+) -> list[Mention]:
+    joined: list[Mention] = []
+    for mention in mentions:
+        if joined and (both := join(elements, joined[-1], mention)):
+            joined[-1] = both
         else:
-            mentions.append(one)
-    return mentions
+            joined.append(mention)
+    return joined
 
 
-def _join(elements: Sequence[Element], left: Mention, right: Mention) -> Mention | None:
-    """A label with its own text, the same option twice, or options joined by *and*, *or*, a comma or a slash."""
+def _same_option(elements: Sequence[Element], left: Mention, right: Mention) -> Mention | None:
+    """A label with its own text, or the same option twice."""
     between = elements[left.last + 1 : right.first]
-    marks_only = all(one.kind in ("mark", "newline") or one.tags & {"filler"} or one.text in "/" for one in between)
     shared = left.labels & right.labels
     beside = all(
         (one.kind in ("mark", "newline") and one.text not in "?;")
         or one.tags & {"be", "filler", "answer", "so", "right"}
         for one in between
     ) and not any(one.tags & {"not", "not_after"} for one in between)
-    if shared and not left.group and beside and (left.kind != right.kind or (len(right.labels) == 1 and marks_only)):
-        label = left if left.kind == "label" else right
-        return Mention(
-            shared, "label" if "label" in (left.kind, right.kind) else "text", left.first, right.last, item=label.item
-        )
-    if left.group and left.kind == "label" and right.kind == "text" and shared and marks_only:
+    again = left.kind == right.kind and len(right.labels) == 1 and _marks_only(between)
+    again = again and not any(one.text == ":" for one in between)
+    if not shared or left.group or not beside or not (left.kind != right.kind or again):
+        return None
+    kind = "label" if "label" in (left.kind, right.kind) else "text"
+    return Mention(shared, kind, left.first, right.last)
+
+
+def _marks_only(between: Sequence[Element]) -> bool:
+    return all(one.kind in ("mark", "newline") or one.tags & {"filler"} or one.text in "/" for one in between)
+
+
+def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mention | None:
+    """Options joined by *and*, *or*, a comma or a slash."""
+    between = elements[left.last + 1 : right.first]
+    told = left.group and left.kind == "label" and right.kind == "text" and left.labels & right.labels
+    if told and _marks_only(between):
         return Mention(left.labels, "label", left.first, right.last, group=True)
     if left.kind != right.kind and not left.group:
         return None
