@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     steps = ", ".join(f"{step} {value:.2f} s" for step, value in seconds.items())
     note(
         f"{watched.num_sampled} frames sampled, {sum(map(len, prompt.kept_times_s))} kept; regime {prompt.regime}, "
-        f"{prompt.visual_tokens} visual and {prompt.text_tokens} text tokens; {steps}"
+        f"{prompt.visual_tokens} visual tokens, {prompt.text_tokens} of text; {steps}"
     )
     return 0
 
