@@ -26,6 +26,7 @@ _LONGEST_FIRST = (
     "tests/pipelines/train",
     "tests/pipelines/extract",
     "tests/jobs",
+    "tests/test_quickstarts.py",
     "tests/test_readme.py",
     "tests/pipelines",
 )

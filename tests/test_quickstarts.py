@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.documents import ROOT, blocks, run_block
+from tests.faults.s3_server import free_port
 from tests.pipelines.conftest import write_video
 
 PAGE = ROOT / "docs" / "quickstarts.md"
@@ -36,7 +36,4 @@ def test_each_is_one_block_of_few_commands() -> None:
 def test_it_runs(number: int, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later ones use what earlier ones made."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run_block("bash", TESTED[number].replace("8000", str(port)), home)
+    run_block("bash", TESTED[number].replace("8000", str(free_port())), home)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipelines.serve.auth import new_key
 from pipelines.serve.config import ServeConfig
 from tests.faults.job import Job
+from tests.faults.s3_server import free_port
 
 COMMAND = (sys.executable, "-m", "jobs.serve")
 PATIENCE_S = 120.0
@@ -116,12 +116,6 @@ def wait_for(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> An
         assert time.monotonic() < until_s, f"still not after {patience_s:g} s"
         time.sleep(0.05)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
