@@ -1,4 +1,4 @@
-"""Ready-made configurations: the published models by size, and ``tiny_videollamb``, which is built on the spot.
+"""Ready-made configurations: the published models by size, and tiny ones, which are built on the spot.
 
 Published values are those of SEMANTICS sections 1, 5 and 6.
 """
@@ -83,8 +83,23 @@ def tiny_videollamb() -> VideoLLaMBConfig:
     )
 
 
+def tiny_videollamb_mem() -> VideoLLaMBConfig:
+    """Mem: 8 memory tokens of each of up to eight scenes; frames are seen one by one."""
+    base = tiny_videollamb()
+    return VideoLLaMBConfig(
+        **base.to_dict()
+        | {
+            "image_config": base.image_config.to_dict() | {"hidden_act": "quick_gelu"},
+            "video_config": None,
+            "visible": "memory",
+            "num_scenes": None,
+            "max_boundaries": 7,
+        }
+    )
+
+
 PRESETS: dict[str, Callable[[], VideoLLaMBConfig]] = {
-    preset.__name__: preset for preset in (tiny_videollamb, videollamb_7b, videollamb_7b_mem)
+    preset.__name__: preset for preset in (tiny_videollamb, tiny_videollamb_mem, videollamb_7b, videollamb_7b_mem)
 }
 
 
@@ -97,8 +112,8 @@ def random_model(config: VideoLLaMBConfig, seed: int = 0) -> VideoLLaMBForCondit
     return model.eval()
 
 
-def _build_tiny() -> Build:
-    config, tokenizer = tiny_videollamb(), build_tiny_tokenizer("vicuna_v1", TINY_VOCABULARY)
+def _build_tiny(config: VideoLLaMBConfig) -> Build:
+    tokenizer = build_tiny_tokenizer("vicuna_v1", TINY_VOCABULARY)
     return Build(
         config,
         (tokenizer,),
@@ -107,7 +122,10 @@ def _build_tiny() -> Build:
     )
 
 
-BUILDS: dict[str, Callable[[], Build]] = {"tiny_videollamb": _build_tiny}
+BUILDS: dict[str, Callable[[], Build]] = {
+    "tiny_videollamb": lambda: _build_tiny(tiny_videollamb()),
+    "tiny_videollamb_mem": lambda: _build_tiny(tiny_videollamb_mem()),
+}
 
 
 def _vicuna_7b() -> LlamaConfig:

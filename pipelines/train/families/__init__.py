@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from longvu_model import register
 from longvu_model.llamavid.modeling import LlamaVidForConditionalGeneration
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.videollamb.modeling import VideoLLaMBForConditionalGeneration
@@ -36,6 +37,9 @@ TrainableModel: TypeAlias = (
 _FAMILIES: dict[str, type[Family[Any]]] = {
     family.model_class.config_class.model_type: family for family in (LongVUFamily, VideoLLaMBFamily, LlamaVidFamily)
 }
+
+
+register()  # so that the library's loaders of tokenizers know the models' types
 
 
 def family_of(config: Any) -> type[Family[Any]]:

@@ -105,7 +105,7 @@ class VideoLLaMBFamily(FeatureFamily):
             is_video = torch.tensor([medium.kind == "video"])
 
             def encode(frames_FHWC: np.ndarray) -> Tensor:
-                frames = torch.from_numpy(np.ascontiguousarray(frames_FHWC))
+                frames = torch.tensor(frames_FHWC)
                 if medium.kind == "video":
                     shown = video_pixels(frames, size, mean, std)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,40 @@ CONFIGS = Path(__file__).resolve().parents[3] / "jobs" / "configs"
 SHIPPED = sorted(CONFIGS.glob("train_*.yaml"))
 
 
+# Of the published recipes: devices, peak learning rate, samples per step, tokens of a sample at most.
+RECIPES = {
+    "image": (64, 1e-5, 256, 8192),
+    "video": (64, 5e-6, 64, 8192),
+    "videollamb": (4, 2e-5, 32, 2048),
+    "llamavid_alignment": (8, 1e-3, 256, 2048),
+    "llamavid_instruction": (8, 2e-5, 128, 2048),
+    "llamavid_long_video": (8, 2e-5, 8, 65536),
+}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_configurations_load(path: Path) -> None:
     config = load_config(TrainConfig, path)
-    assert config.stage.name in path.stem
     assert config.plan_settings().planned_ranks == config.workers.count
     if "tiny" in path.stem:
         return
-    assert (config.workers.count, config.workers.gpus, config.engine.precision) == (64, 1, "bfloat16")
-    published = {"image": (1e-5, 256), "video": (5e-6, 64)}[config.stage.name]
-    assert (config.stage.learning_rate, config.stage.global_batch_samples) == published
-    assert config.stage.frozen == ("towers",) and config.stage.schedule == "cosine"
+    recipe = re.sub(r"train_|_?\db", "", path.stem).removeprefix("_")
+    stage = config.stage
+    mine = (config.workers.count, stage.learning_rate, stage.global_batch_samples, stage.max_sequence_length)
+    assert mine == RECIPES[recipe]
+    assert (config.workers.gpus, config.engine.precision) == (1, "bfloat16")
+    assert stage.name in ("instruction" if recipe == "videollamb" else recipe)
+    assert stage.schedule == "cosine" and stage.warmup_ratio == 0.03 and stage.weight_decay == 0 and stage.epochs == 1
+    if stage.name in ("image", "video", "instruction"):
+        assert stage.frozen == ("towers",)
 
 
 def test_there_is_a_configuration_for_every_preset_and_stage() -> None:
     names = {path.stem.removeprefix("train_") for path in SHIPPED}
-    assert names == {f"{size}_{stage}" for size in ("tiny", "1b", "3b", "7b") for stage in ("image", "video")}
+    longvu = {f"{size}_{stage}" for size in ("tiny", "1b", "3b", "7b") for stage in ("image", "video")}
+    siblings = {"tiny_videollamb", "videollamb_7b", "tiny_llamavid"}
+    siblings |= {f"llamavid_7b_{stage}" for stage in ("alignment", "instruction", "long_video")}
+    assert names == longvu | siblings
 
 
 def test_where_and_how_fast_is_not_part_of_the_digest() -> None:
