@@ -169,17 +169,20 @@ def _decoding(history: History) -> str:
 
 def _model(config: ExtractConfig) -> tuple[Family, Any]:
     """The model's family and configuration, without its weights; a preset is not built for it."""
-    from longvu_model.presets import preset_config
+    from longvu_model.presets import preset_config, preset_names
 
     folder = existing_folder(config.model, Path(config.workdir))
+    if folder is None:
+        if config.model not in preset_names():
+            presets = ", ".join(preset_names())
+            raise UserError(f"model={config.model}: neither a checkpoint folder nor a preset ({presets})")
+        model = preset_config(config.model)
+        return family(str(model.model_type)), model
+    found = family_of(folder)
     try:
-        if folder is None:
-            model = preset_config(config.model)
-            return family(str(model.model_type)), model
-        found = family_of(folder)
         return found, found.read_config(folder)
     except (ValueError, OSError) as error:
-        raise UserError(f"model={config.model if folder is None else folder}: {error}") from None
+        raise UserError(f"model={folder}: {error}") from None
 
 
 def _stored(workload: Workload, history: History, specs: Sequence[FeatureSpec]) -> tuple[Amount, Amount, str]:
