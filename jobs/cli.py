@@ -27,6 +27,7 @@ JOBS = {
     "eval": ("jobs.evaluate:main", "checkpoint or endpoint + benchmark -> scores with error bars; resumes"),
     "compare": ("jobs.evaluate:compare_main", "two evaluations, question by question"),
     "lineage": ("jobs.lineage:main", "from a run, checkpoint or served model back to every source, and forward"),
+    "compare-methods": ("jobs.methods:main", "several checkpoints on the same videos: accuracy against visual tokens"),
     "serve": ("jobs.serve:main", "checkpoint -> OpenAI-compatible endpoint (Ray Serve), with a chat page if asked"),
     "chat": ("jobs.chat:main", "questions about a video in the terminal, with a model here or an endpoint"),
     "caption": ("jobs.caption:main", "captions of a video, camera or address while it plays (VideoLLaMB)"),
