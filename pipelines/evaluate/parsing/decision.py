@@ -77,6 +77,8 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
     """``A. text``, ``(A) text``, ``A: text``: a label, a mark and something to describe."""
     if elements[mention.first].kind != "label":
         return False
+    if mention.first < mention.last:
+        return True
     following = elements[mention.first + 1 : mention.first + 3]
     opens = mention.first == 0 or elements[mention.first - 1].kind == "newline"
     if opens and following and following[0].text in ".):" and (len(following) == 1 or following[1].kind == "newline"):
@@ -127,7 +129,8 @@ def _less_negation(elements: Sequence[Element], stop: int) -> int:
 
 def _verdict(elements: Sequence[Element], item: Mention, stop: int) -> bool | None:
     """What an item says of itself: right, wrong or nothing. A label named again inside ends it."""
-    verdict: bool | None = None
+    pointed = item.first > 0 and elements[item.first - 1].text == "→"
+    verdict: bool | None = True if pointed else None
     negated = False
     for one in elements[item.last + 1 : stop]:
         if one.kind == "label":

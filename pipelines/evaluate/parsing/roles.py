@@ -27,6 +27,7 @@ _LETTERED = {
     "track", "line", "key", "lane", "terminal", "exhibit", "class", "category", "confidence", "note", "chord",
     "bus", "train", "building", "block", "hall", "car", "door", "table", "house",
 }  # fmt: skip
+_ELLIPSES = (["does"], ["did"], ["do"], ["is"], ["it", "is"], ["works"], ["holds"])
 _SUBJECTS = {"what", "reason", "cause", "explanation"}
 _SEQUENCE = {"then", "afterwards", "afterward", "later", "next", "subsequently"}
 _ONLY = {"only", "just"}
@@ -419,7 +420,7 @@ class _Reader(Surroundings):
         said = [one.text for one in self.elements[self.mention.last + 1 : self.clause_end] if one.kind != "mark"]
         empty = {"filler", "maybe", "yes", "final"}
         rest = self.elements[self.mention.last + 1 : self.sentence.end]
-        return said in (["does"], ["did"], ["do"], ["is"], ["it", "is"]) or (
+        return said in _ELLIPSES or (
             self.mention.first == self.sentence.start
             and self.mention.kind == "label"
             and all(one.kind == "mark" or (one.tags and one.tags <= empty) for one in rest)

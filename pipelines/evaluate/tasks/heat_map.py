@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 # From low to high, as the published figures.
 COLOURS = ("#F0496E", "#EBB839", "#0CD79F")
 WITHOUT_SCORE = "#D0D0D0"
+# Columns up to which the score is written into each cell.
+_MOST_LABELLED = 24
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def pivot(cells: Iterable[tuple[float, float, float]]) -> Pivot:
 def draw(
     table: Pivot, path: Path, *, title: str, label: str = "Score", limits: tuple[float, float] | None = (1.0, 10.0)
 ) -> Path:
-    """Write the heat map as PNG: depth downwards, length to the right, cells without a score grey.
+    """Write the heat map as PNG: depth downwards, length to the right, cells without a score grey and empty.
 
     Args:
         limits: what the lowest and the highest colour stand for; None: the range of the data, as published code does.
@@ -60,8 +62,16 @@ def draw(
     axes.set_yticks(np.arange(-0.5, len(table.depths)), minor=True)
     axes.grid(which="minor", color="white", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
-    axes.set(xlabel="Second Limit", ylabel="Depth Percent", title=title)
-    figure.colorbar(image, ax=axes, label=label)
+    axes.tick_params(labelsize=14)
+    axes.set_xlabel("Length of the video in seconds", fontsize=15)
+    axes.set_ylabel("Depth of the needle in per cent", fontsize=15)
+    axes.set_title(title, fontsize=17)
+    figure.colorbar(image, ax=axes).set_label(label, fontsize=15)
+    if len(table.lengths_s) <= _MOST_LABELLED:
+        for depth, length in np.argwhere(~np.isnan(table.scores_DL)):
+            score = table.scores_DL[depth, length]
+            said = f"{score:.0%}" if limits == (0.0, 1.0) else f"{score:.1f}"
+            axes.text(length, depth, said, ha="center", va="center", fontsize=14)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=72, metadata={"Software": None})
     return path
