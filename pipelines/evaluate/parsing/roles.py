@@ -28,7 +28,13 @@ _LETTERED = {
     "bus", "train", "building", "block", "hall", "car", "door", "table", "house",
 }  # fmt: skip
 _ELLIPSES = (["does"], ["did"], ["do"], ["is"], ["it", "is"], ["works"], ["holds"])
-_SUBJECTS = {"what", "reason", "cause", "explanation"}
+# What questions ask for; it can be a label.
+_SUBJECTS = {
+    "what", "reason", "cause", "explanation", "motive", "purpose", "goal", "action", "activity", "event",
+    "emotion", "mood", "order", "sequence", "place", "location", "topic", "theme", "weather", "season",
+    "statement", "description", "caption", "title", "summary", "relationship", "profession", "result", "outcome",
+    "difference", "sport", "dish", "number", "count", "total",
+}  # fmt: skip
 _SEQUENCE = {"then", "afterwards", "afterward", "later", "next", "subsequently"}
 _ONLY = {"only", "just"}
 # Of things in the scene these are events, of labels comparisons.
@@ -353,6 +359,9 @@ class _Reader(Surroundings):
         while place > self.sentence.start and self.elements[place].text in "([\"'":
             place -= 1
         verb = self.elements[place]
+        while place > self.sentence.start and verb.tags & {"maybe", "filler"} and "be" not in verb.tags:
+            place -= 1
+            verb = self.elements[place]
         if verb.kind == "tag" and "be" in verb.tags and "not" not in verb.tags:
             named = (one for one in self.elements[self.far : self.mention.first] if one.kind == "label")
             joined = self.mention.first < self.mention.last
@@ -397,7 +406,8 @@ class _Reader(Surroundings):
         """``both B and C ..., but B is ...``: one of a group, set against it."""
         group = any(m.group and m.labels > self.mention.labels for m in self.sentence.mentions)
         after = self.elements[self.mention.last + 1 : self.mention.last + 2]
-        return group and self._but_before() and bool(after) and "be" in after[0].tags
+        against = self._but_before() and bool(after) and "be" in after[0].tags
+        return group and (against or self.elements[self.sentence.start].text in ("of", "between", "among"))
 
     def _modal(self) -> bool:
         """``it might be B``."""

@@ -155,7 +155,8 @@ def _same_option(elements: Sequence[Element], left: Mention, right: Mention) -> 
         for one in between
     ) and not any(one.tags & {"not", "not_after"} for one in between)
     again = left.kind == right.kind and len(right.labels) == 1 and _marks_only(between)
-    again = again and not any(one.text == ":" for one in between)
+    listed = left.first > 0 and elements[left.first - 1].tags & {"and", "or"}  # of B and C, C
+    again = again and not listed and not any(one.text == ":" for one in between)
     if not shared or left.group or not beside or not (left.kind != right.kind or again):
         return None
     kind = "label" if "label" in (left.kind, right.kind) else "text"

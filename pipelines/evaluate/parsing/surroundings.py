@@ -167,11 +167,16 @@ class Surroundings:
                     "undo",
                 } and not one.tags & {"be", "answer", "right", "filler", "not_after"}:
                     break
+                if not walked and one.tags & {"not", "no"} and self._before_mention(index):
+                    break  # B, not A
                 walked.append(one.tags)
             else:
                 break
             index += 1
         return walked
+
+    def _before_mention(self, index: int) -> bool:
+        return index + 1 < self.sentence.end and self.elements[index + 1].mention
 
     def _behind_relative(self, comma: int) -> int:
         """Where the sentence goes on behind ``, which mentions a piano,``; 0 where there is no such clause."""
