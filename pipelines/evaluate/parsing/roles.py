@@ -18,6 +18,8 @@ from pipelines.evaluate.parsing.surroundings import Surroundings
 from pipelines.evaluate.parsing.vocabulary import is_answer_name
 
 _CUES = {"answer", "choose", "right"}
+# Beside a label with nothing else in its clause, these present it.
+_PRESENTING = {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
 _FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
 _PREPOSITIONS = {"to", "of", "in", "on", "at", "for", "from", "with", "by", "as", "like", "the", "a", "an"}
 # What is told apart by letters in a scene.
@@ -84,59 +86,45 @@ class _Reader(Surroundings):
             mention.role = REJECTED
             return
         called = self._called_right(right)
-        alone = self.closed
-        stands = self._stands(left)
         mention.final = "final" in left | before and (
             mention.kind == "label" or bool(left & _CUES) or self.after_colon()
         )
         mention.final |= called and mention.kind == "label" and self._compares()
-        functional = any(
-            one.functional for one in self.elements[mention.first : mention.last + 1] if one.kind == "text"
-        )
         if mention.kind == "label":
-            described = announced and self._described(left, right)
-            if described and not called:
-                return
-            if (
-                announced
-                or called
-                or stands
-                or (
-                    alone
-                    and bool(
-                        (left | right)
-                        & {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
-                        or before & {"mend", "undo"}
-                    )
-                )
-            ):
-                mention.role = CHOSEN
-                mention.weak = mention.hedged and not announced and not called
-            elif mention.first < mention.last and not mention.group:
-                mention.role, mention.weak = CHOSEN, True
-            return
-        if self._in_reason() and not announced and not called:
-            mention.role = EXPLAINED
-        elif (
-            self._also()
-            or (self._modal() and self._but_before())
-            or (self._then() and not announced and not called)
-            or (alone and not announced and not called and self._but_follows())
-        ):
-            mention.role = PLAIN
-        elif (
-            announced
-            or called
-            or alone
-            or (stands and not functional)
-            or (functional and self.opens())
-            or self._cleft()
-        ):
-            mention.role = CHOSEN
-        elif functional:
-            mention.role = IGNORED
+            self._read_label(left, right, before, announced, called)
         else:
-            mention.role = PLAIN
+            self._read_text(left, announced or called)
+
+    def _read_label(self, left: set[str], right: set[str], before: set[str], announced: bool, called: bool) -> None:
+        """A label is chosen where the sentence presents it so; else it says nothing."""
+        mention = self.mention
+        if announced and self._described(left, right) and not called:
+            return
+        presented = bool((left | right) & _PRESENTING or before & {"mend", "undo"})
+        if announced or called or self._stands(left) or (self.closed and presented):
+            mention.role = CHOSEN
+            mention.weak = mention.hedged and not announced and not called
+        elif mention.first < mention.last and not mention.group:
+            mention.role, mention.weak = CHOSEN, True
+
+    def _read_text(self, left: set[str], presented: bool) -> None:
+        """A text is chosen wherever it stands, with less force where nothing presents it."""
+        texts = (one for one in self.elements[self.mention.first : self.mention.last + 1] if one.kind == "text")
+        functional = any(one.functional for one in texts)
+        if self._in_reason() and not presented:
+            self.mention.role = EXPLAINED
+        elif self._one_of_several(presented):
+            self.mention.role = PLAIN
+        elif presented or self.closed or self._cleft() or (self.opens() if functional else self._stands(left)):
+            self.mention.role = CHOSEN
+        else:
+            self.mention.role = IGNORED if functional else PLAIN
+
+    def _one_of_several(self, presented: bool) -> bool:
+        """One more possibility, one event after another, or what *but* leads away from."""
+        if self._also() or (self._modal() and self._but_before()):
+            return True
+        return not presented and (self._then() or (self.closed and self._but_follows()))
 
     def _ignored(self, left: set[str], before: set[str]) -> bool:
         """Questions, conditions, comparisons, other people's and earlier views."""

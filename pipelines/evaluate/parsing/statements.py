@@ -30,6 +30,7 @@ _SEPARATES = set(
         "because",
     ]
 )
+_SINGLES_OUT = ("only", "just")
 _LONGEST_HEADING = 40
 _SENTENCE_ENDS = ".!?;"
 
@@ -184,6 +185,8 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
             connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"}))
+        elif one.text in _SINGLES_OUT and left.labels != right.labels:
+            return None
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
         elif not (
