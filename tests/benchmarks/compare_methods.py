@@ -31,8 +31,8 @@ from tests.pipelines.extract.conftest import extract_without_ray
 _FLOOR_ABOVE_CHANCE = 0.10
 _STAGES = {
     "longvu": ("tiny", "train_tiny_image", "train_tiny_video"),
-    "videollamb": ("tiny_videollamb", "train_tiny_videollamb_image", "train_tiny_videollamb"),
-    "llamavid": ("tiny_llamavid", "train_tiny_llamavid_image", "train_tiny_llamavid"),
+    "videollamb": ("tiny_videollamb_mem", "train_tiny_videollamb", "train_tiny_videollamb"),
+    "llamavid": ("tiny_llamavid", "train_tiny_llamavid", "train_tiny_llamavid"),
 }
 
 
@@ -82,13 +82,13 @@ def _trained(name: str, root: Path, splits: Splits) -> Path:
     )
     towers = load_towers(folder, ("dinov2", "siglip")) if name == "longvu" else load_towers(folder)
     store = extract_without_ray(config, towers).uri
-    for stage, rows in zip(stages, (splits.stills, splits.train), strict=True):
+    for last, stage, rows in zip((False, True), stages, (splits.stills, splits.train), strict=True):
         words = [f"model={folder}", f"data.annotations={rows}", f"data.heldout={splits.heldout}"]
         words += [f"data.media_root={splits.folder}", f"data.store={store}", f"output={root}", f"workdir={root}"]
         told = _run("jobs.train", ["train", "--config", f"jobs/configs/{stage}.yaml", *words])
-        print(f"{name}: {next(line for line in told.splitlines() if ' steps' in line)}", flush=True)
+        (steps,) = [line for line in told.splitlines() if " steps: " in line]
+        print(f"{name}: {rows.stem}: {steps}", flush=True)
         (checkpoint,) = [line.split()[1] for line in told.splitlines() if line.startswith("checkpoint: ")]
-        last = stage == stages[-1]
         folder = done if last else root / "models" / f"{name}-stills"
         _run("jobs.train", ["export", checkpoint, str(folder)])
     print(f"{name}: features, training and export took {time.monotonic() - started_s:.0f} s", flush=True)

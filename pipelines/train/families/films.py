@@ -44,9 +44,9 @@ class Films:
             raise UserError(f"data.subtitles={subtitles}: no .srt files; name them after their videos")
         self._said = functools.lru_cache(256)(self._read)
 
-    def facts(self) -> list[tuple[str, int]]:
-        """Names and sizes of the files: part of a manifest's key."""
-        return sorted((name, item.size) for name, item in self._uris.items())
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and versions of the files: part of a manifest's key."""
+        return sorted((name, item.version) for name, item in self._uris.items())
 
     def film(self, medium: MediaRef) -> Film | None:
         """A medium with its subtitles; None for one without any.

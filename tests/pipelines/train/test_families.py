@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from longvu_model.llamavid.stages import is_trained
 from longvu_model.presets import build_preset
 from longvu_model.video import FrameSampling
 from pipelines.errors import UserError
+from pipelines.extract.config import ExtractConfig
+from pipelines.extract.towers import load_towers
 from pipelines.train.annotations import AnnotationFile
 from pipelines.train.collate import collate
 from pipelines.train.config import TrainConfig
@@ -30,10 +33,11 @@ from pipelines.train.memory import parameter_counts
 from pipelines.train.online import OnlineEncoder
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.reader import Reader
-from pipelines.train.run import staged_model
+from pipelines.train.run import open_family, staged_model
 from pipelines.train.stages import part_of
 from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.conftest import write_video
+from tests.pipelines.extract.conftest import extract_without_ray
 from tests.pipelines.train.conftest import row
 from tests.pipelines.train.problem import relative_error, run_workers
 
@@ -317,3 +321,43 @@ def test_a_run_is_trained_exported_and_answers(
         finally:
             engine.close()
         assert done.token_ids
+
+
+SRT = "1\n00:00:01,500 --> 00:00:03,000\nA gate <image> opens...\n\n2\n00:00:08,000 --> 00:00:09,500\nIt closes.\n"
+
+
+def test_films_are_told_with_subtitles_between_their_frames(presets: Path, media: Path, tmp_path: Path) -> None:
+    """The long-video stage: features from a store, a slot for each token, one question that guides all of them."""
+    folder = presets / "tiny_llamavid"
+    extraction = ExtractConfig(source=str(media), store=str(tmp_path), workdir=str(tmp_path), model=str(folder))
+    store = extract_without_ray(extraction, load_towers(folder))
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "scenes.srt").write_text(SRT)
+    rows = [*ROWS[:2], ROWS[3]]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = config_of("long_video").changed(
+        data={"annotations": str(tmp_path / "rows.json"), "subtitles": str(tmp_path / "said"), "store": store.uri}
+    )
+    model = staged_model(config, folder)
+    family = open_family(config, folder, model.config, store)
+    files = [AnnotationFile(f"file://{tmp_path}/rows.json", f"file://{media}")]
+    settings = ManifestSettings(4096, max_quarantined_fraction=0.5)
+    manifest = build_manifest(str(tmp_path / "manifests"), files, family, store, settings)
+    assert manifest.quarantine["cause"].to_pylist() == ["several questions"]
+    reader = Reader(manifest, family, store)
+    film, plain = (reader.prepare(index) for index in range(2))
+    assert isinstance(film, PreparedSample) and isinstance(plain, PreparedSample)
+    slots = (film.input_ids < 0).nonzero()[:, 0].tolist()
+    assert len(slots) == 2 * 11 and film.media.token_slots and len(film.media.views.guide_ids) == 1
+    # frames at 0 to 10 s: the first subtitle ends with the one at 2 s behind it, the second at 9 s
+    gaps = [place for place, (one, after) in enumerate(itertools.pairwise(slots)) if after > one + 1]
+    assert gaps == [5, 19]
+    told = family.tokenizer.decode(film.input_ids[slots[5] + 1 : slots[6]])
+    assert told.replace(" ", "") == "Agate<image>opens", "what is said is no slot, and ellipses are left out"
+    assert not plain.media.token_slots and int((plain.input_ids < 0).sum()) == 1
+    engine = TorchEngine(model, config.stage, EngineSettings())
+    for sample in (film, plain):
+        (result,) = engine.forward([collate([sample], CPU, FLOAT32)])
+        assert result.num_tokens == manifest.table["num_tokens"][sample.index].as_py()
+    with pytest.raises(UserError, match="only long_video reads subtitles"):
+        open_family(config.changed(stage=config_of().stage), folder, model.config, store)
