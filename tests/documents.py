@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -96,13 +98,29 @@ def _check_job(name: str, words: list[str]) -> None:
         build_parser().parse_args([name, *words])
 
 
-def run_block(language: str, text: str, home: Path, timeout_s: float = 240) -> str:
-    """Run a block as a user would type it, in a folder that is home; returns what it printed."""
+def run_block(language: str, text: str, home: Path, timeout_s: float = 480) -> str:
+    """Run a block as a user would type it, in a folder that is home; returns what it printed.
+
+    Raises:
+        AssertionError: it failed, or took longer; nothing of it goes on running.
+    """
     programs = Path(sys.executable).parent
     assert (programs / "longvu").exists(), "the console script is missing: run `make setup`"
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)}
     environment.pop("XDG_CACHE_HOME", None)
     command = ["bash", "-euo", "pipefail", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=timeout_s)
-    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    with (home / "printed").open("w+") as printed, (home / "complaints").open("w+") as complaints:
+        shell = subprocess.Popen(
+            command, cwd=home, env=environment, stdout=printed, stderr=complaints, start_new_session=True
+        )
+        try:
+            status = shell.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            status = -1
+        finally:
+            # Whatever of the session is left: a server in the background, when a later line failed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+        output, errors = ((home / name).read_text() for name in ("printed", "complaints"))
+    assert status == 0, f"{text}\nended with {status}\n{output}\n{errors}"
+    return output
