@@ -85,10 +85,19 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
         return True
     if not following or following[0].kind not in ("mark", "text"):
         return False
+    if following[0].text == "." and _ends_a_clause(elements, mention):
+        return False
     own = len(following) > 1 and following[1].kind == "text" and following[1].labels & mention.labels
     if following[0].kind == "mark" and following[0].text not in (".):]-–=>→}(" if own else ".):]-–=>→}"):
         return False
     return any(one.kind not in ("mark", "newline") for one in following) or elements[mention.first].bracketed
+
+
+def _ends_a_clause(elements: Sequence[Element], mention: Mention) -> bool:
+    """``..., which excludes option B.``"""
+    before = reversed(elements[max(0, mention.first - 4) : mention.first])
+    led = next((one for one in before if one.text not in "([" and "answer" not in one.tags), None)
+    return led is not None and led.kind in ("word", "tag")
 
 
 def _read_walk(elements: Sequence[Element], items: list[Mention], named: Sequence[Mention], end: int) -> None:
