@@ -134,7 +134,9 @@ def compare_methods(
             points.append(_point(name, families[name], frames, "", results, minutes))
 
     def uniform(count: int, beside: str) -> Point:
-        results = evaluate(config.evaluation(config.models[baseline], f"uniform:{count}", frame_selection=False))
+        # only LongVU has a selection to switch off
+        changes = {"frame_selection": False} if families[baseline] == "longvu" else {}
+        results = evaluate(config.evaluation(config.models[baseline], f"uniform:{count}", **changes))
         return _point(f"{UNIFORM} ({baseline})", UNIFORM, f"uniform:{count}", beside, results, minutes)
 
     single = uniform(1, "one frame")

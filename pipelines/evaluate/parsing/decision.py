@@ -27,6 +27,8 @@ _STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
 class _Choice:
     labels: frozenset[str]
     level: int
+    bare: bool = False
+    announced: bool = False
 
 
 def decide(elements: Sequence[Element], num_options: int) -> str | None:
@@ -184,7 +186,7 @@ def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) ->
             agrees = mention.first < mention.last or any(other.labels & mention.labels for other in texts)
             if texts and not agrees:
                 for other in texts:
-                    other.role = CHOSEN
+                    other.role, other.bare = CHOSEN, False
             else:
                 for other in texts:
                     if other.role == CHOSEN and not other.labels & mention.labels and not other.final:
@@ -278,7 +280,7 @@ class _Timeline:
             # One of several, singled out.
             self._choices = [choice for choice in self._choices if not choice.labels > mention.labels]
             level = _STRONG
-        self._choices.append(_Choice(mention.labels, level))
+        self._choices.append(_Choice(mention.labels, level, mention.bare, mention.announced))
 
     def _answer_to_question(self, sentence: Sentence) -> None:
         """``Is it B? Yes.``"""
@@ -339,7 +341,9 @@ class _Timeline:
         if self._unsettled or not self._choices:
             return None
         level = max(choice.level for choice in self._choices)
-        held = [choice.labels for choice in self._choices if choice.level == level]
+        # An announced label outranks texts that stand on lines of their own.
+        announced = any(choice.announced and choice.level == level for choice in self._choices)
+        held = [choice.labels for choice in self._choices if choice.level == level and not (announced and choice.bare)]
         single = [labels for labels in held if len(labels) == 1]
         if not single:
             return None

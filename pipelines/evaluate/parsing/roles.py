@@ -103,6 +103,7 @@ class _Reader(Surroundings):
         presented = bool((left | right) & _PRESENTING or before & {"mend", "undo"})
         if announced or called or self._stands(left) or (self.closed and presented):
             mention.role = CHOSEN
+            mention.announced = announced and not mention.group
             mention.weak = mention.hedged and not announced and not called
         elif mention.first < mention.last and not mention.group:
             mention.role, mention.weak = CHOSEN, True
@@ -116,7 +117,7 @@ class _Reader(Surroundings):
         elif self._one_of_several(presented):
             self.mention.role = PLAIN
         elif presented or self.closed or self._cleft() or (self.opens() if functional else self._stands(left)):
-            self.mention.role = CHOSEN
+            self.mention.role, self.mention.bare = CHOSEN, not presented
         else:
             self.mention.role = IGNORED if functional else PLAIN
 

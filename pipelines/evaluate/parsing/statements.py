@@ -47,6 +47,8 @@ class Mention:
         final: said to be final.
         group: several options named together.
         weak: called so with less force than by an announcement.
+        bare: a text that is chosen only because it stands alone.
+        announced: a label that is called the answer.
         complete: a group whose last member has been joined by *and* or *or*.
     """
 
@@ -59,6 +61,8 @@ class Mention:
     final: bool = False
     group: bool = False
     weak: bool = False
+    bare: bool = False
+    announced: bool = False
     complete: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,11 +204,14 @@ def test_unread_replies_count_as_not_right_and_failures_not_at_all(
         Outcome(row, "failed", "", cause="Missing"),
         *(Outcome(other, "failed", "", cause="Missing") for other in others),
     ]
-    drawn = []
+    drawn: list[heat_map.Pivot] = []
     real = heat_map.draw
-    monkeypatch.setattr(
-        heat_map, "draw", lambda table, *args, **named: drawn.append(table) or real(table, *args, **named)
-    )
+
+    def draw(table: heat_map.Pivot, path: Path, **settings: Any) -> Path:
+        drawn.append(table)
+        return real(table, path, **settings)
+
+    monkeypatch.setattr(heat_map, "draw", draw)
     assert list(pictures_of(chosen, outcomes)) == ["needle_grid_colour.png"]
     np.testing.assert_array_equal(drawn[0].scores_DL, [[0.5]])
     assert pictures_of(chosen, outcomes[2:]) == {}
