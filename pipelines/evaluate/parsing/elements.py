@@ -217,7 +217,13 @@ def _bracketed(tokens: Sequence[Token], index: int) -> bool:
 def _set_off(tokens: Sequence[Token], index: int) -> bool:
     """A mark, the end of the line, or another script stands behind the letter."""
     after = tokens[index + 1] if index + 1 < len(tokens) else None
-    return after is None or after.kind not in ("word", "number") or after.text.isascii() != tokens[index].text.isascii()
+    if after is None or after.kind not in ("word", "number"):
+        return True
+    return _latin(after.text[0]) != _latin(tokens[index].text[0])
+
+
+def _latin(character: str) -> bool:
+    return character.isascii() or unicodedata.name(character, "").startswith("LATIN")
 
 
 def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, before: Sequence[Element]) -> bool:

@@ -130,19 +130,19 @@ class _Reader(Surroundings):
     def _ignored(self, left: set[str], before: set[str]) -> bool:
         """Questions, conditions, comparisons, other people's and earlier views."""
         sentence = self.sentence
-        if sentence.question and not self._tag_question():
+        if sentence.question and not self._tag_question() and not self._itemised():
             return True
         if self._compared() or any("than_after" in tags for tags in self.walked[:1]):
             return True
         if any("first" in tags for tags in self.walked) or self._said_by_another() or self._is_name():
             return True
-        if {"others", "choose"} <= self.right() or self._not_excluded():
+        if {"others", "choose"} <= self.right() or self._not_excluded(left):
             return True
         if "first" in self.tags(sentence.start, self.mention.first) & {"first"} and not self.after(
             "but", "mend", "so", "first"
         ):
             return True
-        if self._conditional():
+        if self._conditional() and not self._itemised():
             return True
         if "although" in before and not self.after("but", "so", "answer", "although") and self._conceded():
             return True
@@ -154,9 +154,14 @@ class _Reader(Surroundings):
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
 
-    def _not_excluded(self) -> bool:
-        """``B cannot be excluded`` does not choose it."""
-        return {"not", "wrong"} <= self.right() and self.mention.kind == "label"
+    def _not_excluded(self, left: set[str]) -> bool:
+        """``B cannot be excluded``, ``I can't rule out B``: this does not choose it."""
+        return self.mention.kind == "label" and ({"not", "wrong"} <= self.right() or {"not", "reject"} <= left)
+
+    def _itemised(self) -> bool:
+        """``C. Let me know if you need more``: what follows the dot is not said of the label."""
+        following = self.elements[self.mention.last + 1 : self.mention.last + 2]
+        return self.mention.first == self.sentence.start and bool(following) and following[0].text == "."
 
     def _is_name(self) -> bool:
         """``scene C``, ``Grade: B``: the letter names a thing."""
