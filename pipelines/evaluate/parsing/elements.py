@@ -73,6 +73,8 @@ def elements_of(
     while index < len(tokens):
         token = tokens[index]
         length, tags = lexicon.longest(tokens, index)
+        if any(inside in texts for inside in range(index + 1, index + length)) and "choose" in tags:
+            length, tags = 0, frozenset()  # goes to | the garden, where an option is "to the garden"
         if index in texts:
             one = texts[index]
             following = lexicon.longest(tokens, one.end)[1] if one.end < len(tokens) else frozenset()

@@ -168,7 +168,7 @@ class _Reader(Surroundings):
         if self.mention.kind != "label" or self.mention.first == self.sentence.start:
             return False
         place = self.mention.first - 1
-        while place > self.sentence.start and self.elements[place].text in ":-":
+        while place > self.sentence.start and self.elements[place].text == ":":
             place -= 1
         return self.elements[place].text.casefold() in _LETTERED
 
@@ -340,7 +340,8 @@ class _Reader(Surroundings):
             return False
         if before.text in ":→=":
             return not left & {"ask", "because", "list"} and self._colon_answers()
-        remark = mention.kind == "label" and before.text == "(" and len(sentence.mentions) == 1
+        others = [one for one in sentence.mentions if one is not mention and one.role != REJECTED]
+        remark = mention.kind == "label" and before.text in "(-–" and not others
         return self.last and before.text in ",–-([" and (self.closed or remark)
 
     def _is_complement(self) -> bool:
