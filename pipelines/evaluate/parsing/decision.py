@@ -22,6 +22,9 @@ from pipelines.evaluate.parsing.statements import (
 
 _STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
 
+# Texts of one sentence that a label is held against.
+_MOST_TEXTS = 10
+
 
 @dataclass
 class _Choice:
@@ -169,14 +172,11 @@ def _approves(one: Element) -> bool:
 def _joined_texts(elements: Sequence[Element], sentences: Sequence[Sentence]) -> None:
     """A chosen label disagrees with another option's text joined to it; with its own text it agrees."""
     for number, sentence in enumerate(sentences):
+        beside = [other for other in sentence.mentions if other.kind == "text" and other.role in (PLAIN, CHOSEN)]
         for mention in sentence.mentions:
             if mention.role != CHOSEN or mention.group or mention.kind != "label":
                 continue
-            texts = [
-                other
-                for other in sentence.mentions
-                if other.kind == "text" and other.role in (PLAIN, CHOSEN) and not _contrasted(elements, other, mention)
-            ]
+            texts = [other for other in beside[:_MOST_TEXTS] if not _contrasted(elements, other, mention)]
             if (
                 not texts
                 and number + 1 < len(sentences)

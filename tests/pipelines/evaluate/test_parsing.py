@@ -113,6 +113,14 @@ def test_prose_without_a_choice_is_never_read(noise: list[str]) -> None:
     assert parse_choice(" ".join(noise), OPTIONS) is None
 
 
+def test_an_endless_reply_is_read_at_both_ends() -> None:
+    prose = "The video shows a street. " * 8000
+    assert parse_choice(prose + "The answer is C.", OPTIONS) == "C"
+    assert parse_choice("C.\n" + prose, OPTIONS) == "C"
+    assert parse_choice("The answer is A.\n" + prose + "Actually, the answer is B.", OPTIONS) == "B"
+    assert parse_choice(prose, OPTIONS) is None
+
+
 def test_a_label_past_z_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="26"):
         parse_choice("A", ["x"] * 27)
