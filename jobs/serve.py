@@ -29,6 +29,13 @@ from pipelines.serve.config import ServeConfig
 if TYPE_CHECKING:
     from ray.serve import Application
 
+# Settings of Ray's proxy, which takes them from the environment of the cluster.
+PROXY = {
+    # See ONE_LOOP in pipelines/serve/deployment.py.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # After three times 5 s Ray 2.60 kills a proxy that is still starting, and the endpoint's start fails with it.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "serve_tiny.yaml"
 
 
@@ -102,11 +109,10 @@ def serve_until_told(config: ServeConfig, key: str | None) -> None:
     from ray.serve.config import HTTPOptions, ProxyLocation
 
     from pipelines.ray_session import ray_session
-    from pipelines.serve.deployment import ONE_LOOP
     from pipelines.serve.deployment import application as build
 
-    router = "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"  # of Ray's proxy, which takes its settings from the environment
-    os.environ.setdefault(router, ONE_LOOP[router])
+    for name, value in PROXY.items():
+        os.environ.setdefault(name, value)
     cpus = sum(model.num_cpus * model.max_replicas for model in config.models)
     with ray_session(cpus + config.endpoint.replicas * config.endpoint.num_cpus + 0.5):
         serve.start(

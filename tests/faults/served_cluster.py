@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import yaml
 
+from jobs.serve import PROXY
 from pipelines.serve.auth import new_key
 from pipelines.serve.config import ServeConfig
 from tests.faults.job import MARK, ROOT, end_marked, marked
@@ -77,7 +78,7 @@ def served_cluster(folder: Path, nodes: int = 1) -> Iterator[ServedCluster]:
     temps = [tempfile.mkdtemp(prefix="ray-") for _ in range(nodes)]
     marks = [secrets.token_hex(8) for _ in range(nodes)]
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
-    variables |= {"PYTHONPATH": str(ROOT)}
+    variables |= {"PYTHONPATH": str(ROOT), **PROXY}
     words = ["--head", f"--port={gcs}", "--include-dashboard=true", f"--dashboard-port={dashboard}"]
     words.append(f"--ray-client-server-port={free_port()}")
     try:

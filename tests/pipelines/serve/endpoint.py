@@ -22,7 +22,7 @@ from tests.faults.job import Job
 from tests.faults.s3_server import free_port
 
 COMMAND = (sys.executable, "-m", "jobs.serve")
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
