@@ -188,7 +188,8 @@ class _Graph:
 
     def run(self, run: RunRecord, why: str = "") -> Node:
         """A run and all that it comes from."""
-        problems, links = [], []
+        problems: list[str] = []
+        links: list[Node] = []
         for role, model_id in run.tagged(MODEL_TAG).items():
             if model_id in self._history.models:
                 links.append(self.model(self._history.models[model_id], role))

@@ -29,6 +29,8 @@ from pipelines.tracking.records import (
 )
 
 _MOST_METRICS = 1000
+# MLflow takes 36 characters.
+_DIGEST_DIGITS = 32
 # The last value that MLflow keeps of this metric says how far a run's steps are recorded.
 _STEP_METRIC = "step"
 
@@ -144,7 +146,7 @@ def _add_inputs(client: Any, run_id: str, datasets: Sequence[Mapping[str, Any]])
         DatasetInput(
             Dataset(
                 one["name"],
-                one["digest"],
+                one["digest"][:_DIGEST_DIGITS],
                 source_type="uri",
                 source=json.dumps({"uri": one["uri"]}),
                 profile=json.dumps(one["facts"]),

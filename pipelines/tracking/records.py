@@ -42,7 +42,7 @@ class DatasetInput:
     Args:
         role: what for: sources, annotations, heldout, store, benchmark.
         name: for people.
-        digest: of the content, at most 36 characters.
+        digest: of the content; MLflow keeps its first 32 characters.
         uri: where it is.
         facts: counts and sizes.
     """
