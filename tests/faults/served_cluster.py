@@ -23,7 +23,7 @@ from pipelines.serve.config import ServeConfig
 from tests.faults.job import MARK, ROOT, end_marked, marked
 from tests.faults.s3_server import free_port
 from tests.faults.test_cluster import start_node
-from tests.pipelines.serve.endpoint import LiveEndpoint
+from tests.pipelines.serve.endpoint import PATIENCE_S, LiveEndpoint
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ServedCluster:
         )
         command = [str(Path(sys.executable).with_name("serve")), "deploy", str(file), "--address", self.dashboard]
         variables = os.environ | self.variables
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def processes(self, part: str) -> list[list[psutil.Process]]:
