@@ -92,7 +92,8 @@ def embed_samples(model: EmbeddingsModel, samples: Sequence[SampleInputs]) -> Pa
     """
     if not samples:
         raise ValueError("an empty bin: there is nothing to pack")
-    embeds, targets, lengths, sample_lengths = [], [], [], []
+    embeds, targets = list[Tensor](), list[Tensor]()
+    lengths, sample_lengths = list[int](), list[int]()
     for sample in samples:
         first = len(lengths)
         for embeds_BTC, labels_BT, real_BT in _embed(model, sample):

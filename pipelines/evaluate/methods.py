@@ -30,7 +30,7 @@ UNIFORM = "uniform"
 _COLOURS = {"longvu": "#2f6f8f", "videollamb": "#d98c3f", "llamavid": "#6b8f3f", UNIFORM: "#7a7a7a"}
 _KEEPS = {
     "longvu": "frames that differ from their window, at one of two resolutions",
-    "videollamb": "the last scene, with a memory of those before it",
+    "videollamb": "a memory carried from scene to scene",
     "llamavid": "every frame: a token for the question and one for the content",
 }
 
@@ -231,6 +231,7 @@ def print_methods(done: Methods) -> None:
 def figure(done: Methods) -> bytes:
     """Accuracy against visual tokens per video, with 95 per cent intervals, as PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     drawing = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = drawing.subplots()
@@ -252,6 +253,9 @@ def figure(done: Methods) -> bytes:
     if done.chance is not None:
         axes.axhline(100 * done.chance, color="#8a3b3b", linewidth=1, linestyle=(0, (4, 3)), label="chance")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 102)
     axes.set_xlabel("visual tokens per video")
     axes.set_ylabel("accuracy in %")

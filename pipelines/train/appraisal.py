@@ -128,7 +128,8 @@ class Appraiser:
         return medium, facts
 
     def _costs(self, entries: Sequence[tuple[Sample, SampleText, list[MediumFacts]]]) -> list[Appraised]:
-        samples, texts, facts = ([entry[place] for entry in entries] for place in range(3))
+        samples, texts = [sample for sample, _, _ in entries], [text for _, text, _ in entries]
+        facts = [of_sample for _, _, of_sample in entries]
         costs = self._family.costs(texts, facts, self._store)
         sequences_B = np.array([cost.sequences for cost in costs], np.int64)
         text_B = np.array([text.num_text for text in texts], np.int64)

@@ -43,7 +43,10 @@ def main() -> int:
         root = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="longvu-methods-")))
         counts = [f"{name}={getattr(options, name)}" for name in ("stills", "videos", "heldout")]
         splits = write_splits(root / "corpus", load_config(SplitsConfig, CORPUS, counts))
-        models = {name: given.get(name) or _trained(name, root, splits) for name in options.only or _STAGES}
+        models = {
+            name: given.get(name) or _trained(name, root, splits, options.in_process)
+            for name in options.only or _STAGES
+        }
         words = [f"models.{name}={folder}" for name, folder in models.items()]
         words += [f"data={splits.folder / 'heldout'}", f"output={root}", f"workdir={root}"]
         if "longvu" not in models:
@@ -63,7 +66,7 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def _trained(name: str, root: Path, splits: Splits) -> Path:
+def _trained(name: str, root: Path, splits: Splits, in_process: bool) -> Path:
     """The export of a tiny model that learned from stills and then from videos; made before, it is taken as it is."""
     preset, *stages = _STAGES[name]
     done = root / "models" / f"{name}-trained"
@@ -73,6 +76,7 @@ def _trained(name: str, root: Path, splits: Splits) -> Path:
     folder = model_folder(preset, root)
     features = {"siglip": True} if name == "longvu" else {}
     config = ExtractConfig(
+        name=name,
         source=[str(one) for one in splits.media],
         store=str(root),
         workdir=str(root),
@@ -85,6 +89,7 @@ def _trained(name: str, root: Path, splits: Splits) -> Path:
     for last, stage, rows in zip((False, True), stages, (splits.stills, splits.train), strict=True):
         words = [f"model={folder}", f"data.annotations={rows}", f"data.heldout={splits.heldout}"]
         words += [f"data.media_root={splits.folder}", f"data.store={store}", f"output={root}", f"workdir={root}"]
+        words += ["--in-process"] if in_process else []
         told = _run("jobs.train", ["train", "--config", f"jobs/configs/{stage}.yaml", *words])
         (steps,) = [line for line in told.splitlines() if " steps: " in line]
         print(f"{name}: {rows.stem}: {steps}", flush=True)
@@ -110,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", help="keep everything here; default: a temporary folder")
     parser.add_argument("--only", nargs="*", choices=list(_STAGES), help="methods; default: all three")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="a trained checkpoint")
+    parser.add_argument("--in-process", action="store_true", help="train without Ray, with one worker")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -162,7 +162,7 @@ class Family(ABC, Generic[FramesT]):
         """Facts of every video of a store that did not fail, by video id."""
 
     @abstractmethod
-    def clip_facts(self, video: Mapping[str, Any], medium: MediaRef) -> MediumFacts:
+    def clip_facts(self, video: dict[str, Any], medium: MediaRef) -> MediumFacts:
         """Facts of a part of a stored video, from its row of the store."""
 
     @abstractmethod

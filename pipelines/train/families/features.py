@@ -46,7 +46,7 @@ class FeatureFamily(Family[Tensor]):
             if row["status"] != FAILED
         }
 
-    def clip_facts(self, video: Mapping[str, Any], medium: MediaRef) -> MediumFacts:
+    def clip_facts(self, video: dict[str, Any], medium: MediaRef) -> MediumFacts:
         inside_T = clip_frames(video, medium)
         return _facts(int(inside_T.sum()), int((inside_T & np.asarray(video["stored"], bool)).sum()), video)
 

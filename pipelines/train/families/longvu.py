@@ -6,7 +6,7 @@ Shapes: B samples, V media of all samples back to back.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class LongVUFamily(Family[KeptFrames]):
     def stored_facts(self, store: FeatureStore) -> dict[str, MediumFacts]:
         return stored_facts(store, self.config.dino_threshold)
 
-    def clip_facts(self, video: Mapping[str, Any], medium: MediaRef) -> MediumFacts:
+    def clip_facts(self, video: dict[str, Any], medium: MediaRef) -> MediumFacts:
         return clip_facts(video, medium, self.config.dino_threshold)
 
     def costs(

@@ -6,7 +6,7 @@ SEMANTICS section 11. Shapes: F frames, P pooled patches of a frame, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class VideoLLaMBFamily(FeatureFamily):
         turns = turns_with(sample, lambda text: text.replace(IMAGE_MARKER, marker))
         return SampleText.of(label_turns(turns, self.tokenizer, self.config.rules, str(self.config.prompt_style)))
 
-    def clip_facts(self, video: Mapping[str, Any], medium: MediaRef) -> MediumFacts:
+    def clip_facts(self, video: dict[str, Any], medium: MediaRef) -> MediumFacts:
         """Refused: the frames of a temporal window have seen one another."""
         raise Unusable(
             "bad clip",
