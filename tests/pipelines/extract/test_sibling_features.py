@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +72,33 @@ def config_of(folder: Path, videos: Path, root: Path, *overrides: str) -> Extrac
     return load_config(ExtractConfig, None, [*words, "unit_frames=16", *overrides])
 
 
-@pytest.fixture(scope="module", params=FEATURES)
-def sibling(request: pytest.FixtureRequest, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Sibling:
-    root = tmp_path_factory.mktemp(request.param)
-    folder = build_preset(request.param, root / "model")
-    store = extract_without_ray(config_of(folder, videos, root), load_towers(folder))
-    return Sibling(request.param, folder, load_video_model(folder), videos, store, FEATURES[request.param])
+@pytest.fixture(scope="module")
+def siblings(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Sibling]:
+    """Each by its preset, made once."""
+
+    @functools.cache
+    def made(preset: str) -> Sibling:
+        root = tmp_path_factory.mktemp(preset)
+        folder = build_preset(preset, root / "model")
+        store = extract_without_ray(config_of(folder, videos, root), load_towers(folder))
+        return Sibling(preset, folder, load_video_model(folder), videos, store, FEATURES[preset])
+
+    return made
+
+
+@pytest.fixture(params=FEATURES)
+def sibling(request: pytest.FixtureRequest, siblings: Callable[[str], Sibling]) -> Sibling:
+    return siblings(request.param)
+
+
+@pytest.fixture
+def llamavid(siblings: Callable[[str], Sibling]) -> Sibling:
+    return siblings("tiny_llamavid")
+
+
+@pytest.fixture
+def videollamb(siblings: Callable[[str], Sibling]) -> Sibling:
+    return siblings("tiny_videollamb")
 
 
 def ask(kind: str) -> list[dict[str, object]]:
@@ -185,16 +208,6 @@ def test_the_job_makes_the_same_store(videollamb: Sibling, tmp_path: Path, capsy
     store = FeatureStore.open(next((tmp_path / "features").iterdir()))
     columns = ["video_id", "status", f"{sibling.feature}_digest"]
     assert store.videos().select(columns).equals(sibling.store.videos().select(columns))
-
-
-@pytest.fixture(scope="module")
-def llamavid(sibling: Sibling) -> Sibling:
-    return sibling if sibling.feature == "eva" else pytest.skip("LLaMA-VID's")
-
-
-@pytest.fixture(scope="module")
-def videollamb(sibling: Sibling) -> Sibling:
-    return sibling if sibling.feature == "languagebind" else pytest.skip("VideoLLaMB's")
 
 
 def test_features_of_long_videos_stay_in_the_store(llamavid: Sibling, monkeypatch: pytest.MonkeyPatch) -> None:
