@@ -6,6 +6,7 @@
 #   make test-all the same and all others
 #   make coverage make test, and which lines it ran              (a third slower)
 #   make lint     ruff and mypy
+#   make docs     the API reference from docstrings, in build/docs
 #   make pins     write constraints.txt anew from .venv
 #   make clean    remove caches and the demo's output            (rm -rf .venv: the environment)
 # JOBS=4 runs four tests at a time; each may start Ray: a core and 6 GB of memory for each.
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-ci test-all coverage lint pins clean
+.PHONY: help setup demo test test-ci test-all coverage lint docs pins clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -66,6 +67,10 @@ coverage: $(READY)
 	@$(BIN)/coverage run $(PYTEST) -m "not slow" $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+docs: $(READY)
+	@PYTHONPATH=. $(BIN)/python docs/reference.py build/docs
+	@echo "build/docs/index.html"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

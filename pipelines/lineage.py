@@ -200,7 +200,7 @@ class _Graph:
                 problems.append(f"{run.name} builds on {stage} run {run_id}, which {self._history.uri} does not know")
         links += [self._data(one, run, problems) for one in run.inputs if one.role != ROLE]
         sources = self._sources(run.run_id)
-        if sources is None and run.stage != "serve":
+        if sources is None and run.stage in ("extract", "train"):
             problems.append(f"{run.name} ({run.run_id}, {run.status}) left no {NAME}: run the same command again")
         problems += self._unaccounted(run, sources or (), links)
         return Node(run.stage, run.name, run.run_id, why, _facts(run), sources or (), tuple(problems), tuple(links))

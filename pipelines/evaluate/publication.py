@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines import storage
 from pipelines.evaluate import report
 from pipelines.evaluate.answers import digest_of
@@ -19,8 +17,6 @@ from pipelines.evaluate.outcomes import Outcome
 from pipelines.evaluate.preparation import Prepared, question_content
 from pipelines.evaluate.results import FORMAT, RESULTS, ROWS, Results, metrics, rows_table, summary
 from pipelines.provenance import Provenance, checkpoint_uri
-from pipelines.source_table import SCHEMA as SOURCES
-from pipelines.source_table import record_sources
 from pipelines.store import FeatureStore
 from pipelines.store.writer import code_version
 from pipelines.tracking import DatasetInput, RunIdentity, TrackedRun
@@ -66,18 +62,10 @@ def _model_uri(prepared: Prepared) -> str:
 
 
 def _record_data(prepared: Prepared, results: Results, run: TrackedRun) -> None:
-    """The questions, and the media that they were about."""
-    config = prepared.config
-    digest, origin = results.summary["questions_digest"], storage.resolve(config.data)
+    """The questions; what they were about stands in ``results.parquet``, with a digest of the media of each."""
+    digest, origin = results.summary["questions_digest"], storage.resolve(prepared.config.data)
     facts = {"num_questions": len(prepared.rows)}
-    run.inputs([DatasetInput("benchmark", config.task, digest, origin, facts)])
-    seen = results.rows.select(["video", "media"]).group_by(["video", "media"]).aggregate([]).to_pylist()
-    # A question whose media failed has no digest, one of the same video may have.
-    known = {row["video"]: row["media"] for row in sorted(seen, key=lambda row: row["media"] or "")}
-    rows = [
-        {"source": video, "video_id": media, "status": "ok" if media else "failed"} for video, media in known.items()
-    ]
-    record_sources(run, results.uri, pa.Table.from_pylist(rows, SOURCES), config.task, origin)
+    run.inputs([DatasetInput("benchmark", prepared.config.task, digest, origin, facts)])
 
 
 def _write_reports(prepared: Prepared, results: Results, outcomes: Sequence[Outcome]) -> list[str]:

@@ -67,8 +67,7 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         store = FeatureStore.open(work.store)
         _check_model(config, store)
         if not is_recorded(store.uri, _sources(store)):  # the run that did the last unit was killed just then
-            with _tracked(config, store) as run:
-                _record_sources(config, store, run)
+            record(config, store)
         return make_report(config, store, work.sources, seconds=time.perf_counter() - started_s)
 
     try:
@@ -95,6 +94,12 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
         run.metrics(_metrics(report), step=len(store.commits))
         _record_sources(config, store, run)
     return report
+
+
+def record(config: ExtractConfig, store: FeatureStore) -> None:
+    """Make a finished store known to MLflow."""
+    with _tracked(config, store) as run:
+        _record_sources(config, store, run)
 
 
 def _tracked(config: ExtractConfig, store: FeatureStore) -> TrackedRun:
