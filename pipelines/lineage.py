@@ -209,7 +209,7 @@ class _Graph:
         """A model and the training that it comes from, if it was trained here."""
         problems: tuple[str, ...] = ()
         links: tuple[Node, ...] = ()
-        if model.run_id in self._history.runs:
+        if model.run_id is not None and model.run_id in self._history.runs:
             links = (self.run(self._history.runs[model.run_id], "trained by"),)
         elif model.run_id is not None:
             problems = (f"{model.name} was trained by run {model.run_id}, which was deleted from MLflow",)
