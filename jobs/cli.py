@@ -31,7 +31,8 @@ JOBS = {
     "serve": ("jobs.serve:main", "checkpoint -> OpenAI-compatible endpoint (Ray Serve), with a chat page if asked"),
     "chat": ("jobs.chat:main", "questions about a video in the terminal, with a model here or an endpoint"),
     "caption": ("jobs.caption:main", "captions of a video, camera or address while it plays (VideoLLaMB)"),
-    "demo": ("jobs.demo:main", "the first run from start to end, on videos made here or on your own"),
+    "report": ("jobs.report:main", "one HTML page about a run folder: frames, losses, scores, answers"),
+    "demo": ("jobs.demo:main", "the whole story from drawn videos to answers, or a look at your own video"),
 }
 
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Parse, write, say what there is; returns the exit code."""
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_intermixed_args(argv)
     given = {name: getattr(options, name) for name in ("videos", "seconds", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
     if options.config is None:

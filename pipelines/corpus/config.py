@@ -17,7 +17,7 @@ AnswerForm = Literal["letter", "text"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Part of the digest: raise it when the same config would give other pictures or other questions.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 # The needle keeps this far from cuts and from the ends of its quarter, so that no answer is a matter of opinion.
 MARGIN_S = 0.5
 

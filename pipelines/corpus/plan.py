@@ -33,7 +33,10 @@ class Needle:
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question; ``answer`` is one of ``options``."""
+    """A multiple-choice question; ``answer`` is one of ``options``.
+
+    Where letters are taught there are four options; where texts are, all answers that are taught.
+    """
 
     kind: Kind
     text: str
@@ -85,11 +88,11 @@ def _plan_video(config: CorpusConfig, index: int, row: dict[str, Any]) -> VideoP
     rng = np.random.default_rng([config.seed, 1, index])
     cuts_s = _cuts(config, row["scenes"], rng)
     needle = _needle(config, row, cuts_s, rng)
+    colours = _options(config, config.colours, needle.colour, row["colour_slot"], rng)
+    shapes = _options(config, SHAPES, needle.shape, row["shape_slot"], rng)
     questions = {
-        "colour": _choice(
-            "What colour is the shape that appears briefly?", config.colours, needle.colour, row["colour_slot"], rng
-        ),
-        "shape": _choice("Which shape appears briefly?", SHAPES, needle.shape, row["shape_slot"], rng),
+        "colour": ("What colour is the shape that appears briefly?", colours, needle.colour),
+        "shape": ("Which shape appears briefly?", shapes, needle.shape),
         "time": ("In which part of the video does the coloured shape appear?", QUARTERS, QUARTERS[row["quarter"]]),
         "scenes": ("How many scenes does the video show?", tuple(map(str, config.scenes)), str(row["scenes"])),
     }
@@ -104,14 +107,13 @@ def _plan_video(config: CorpusConfig, index: int, row: dict[str, Any]) -> VideoP
     )
 
 
-def _choice(
-    text: str, values: Sequence[str], answer: str, slot: int, rng: np.random.Generator
-) -> tuple[str, tuple[str, ...], str]:
-    """Four options in random order with the answer at ``slot``."""
+def _options(
+    config: CorpusConfig, values: Sequence[str], answer: str, slot: int, rng: np.random.Generator
+) -> tuple[str, ...]:
     others = [value for value in values if value != answer]
     options = [others[i] for i in rng.permutation(len(others))[:3]]
     options.insert(slot, answer)
-    return text, tuple(options), answer
+    return tuple(options) if config.answer_form == "letter" else tuple(values)
 
 
 def _cuts(config: CorpusConfig, scenes: int, rng: np.random.Generator) -> tuple[float, ...]:

@@ -1,0 +1,55 @@
+"""Two questions about one unseen video over HTTP, with OpenAI's client: what the demo ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.corpus.splits import STILL_QUESTION
+
+FILE = "conversation.json"
+
+
+def converse(folder: Path, base_url: str, key: str, say: Callable[[str], None]) -> None:
+    """Ask, and write ``conversation.json``: questions, answers, seconds, what the endpoint said of each.
+
+    Args:
+        folder: of the demo; the video is the first unseen one of its corpus.
+        say: gets a line at a time.
+    """
+    from openai import OpenAI
+
+    row = json.loads((folder / "corpus" / "heldout" / "questions.jsonl").read_text().partition("\n")[0])
+    video = folder / "corpus" / "heldout" / row["video"]
+    exchanges = []
+    with OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=120) as client:
+        model = client.models.list().data[0].id
+        for question in (row["question"], STILL_QUESTION):
+            exchanges.append(_ask(client, model, video.as_uri(), question))
+            told = exchanges[-1]
+            say(f"{question}  ->  {told['answer']}   ({told['seconds']:.2f} s; true answer: {row['answer']})")
+    record = {"video": str(video), "row": row, "model": model, "base_url": base_url, "exchanges": exchanges}
+    partial = folder / f"{FILE}.partial"
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(partial, folder / FILE)
+
+
+def _ask(client: Any, model: str, url: str, question: str) -> dict[str, Any]:
+    part = {"type": "video_url", "video_url": {"url": url}}
+    content = [part, {"type": "text", "text": question}]
+    started_s = time.perf_counter()
+    reply = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": content}], max_tokens=8, temperature=0
+    )
+    seconds = time.perf_counter() - started_s
+    return {
+        "question": question,
+        "answer": reply.choices[0].message.content,
+        "seconds": seconds,
+        "usage": reply.usage.model_dump(),
+        "longvu": reply.model_extra["longvu"],
+    }
