@@ -99,7 +99,11 @@ class S3Proxy:
     async def _pass_on(self, request: web.Request, key: str, url: URL, headers: object) -> web.StreamResponse:
         body = await request.read()
         async with self._client.request(
-            request.method, url, headers=headers, data=body or None, allow_redirects=False  # type: ignore[arg-type]
+            request.method,
+            url,
+            headers=headers,
+            data=body or None,
+            allow_redirects=False,  # type: ignore[arg-type]
         ) as found:
             answer = web.StreamResponse(status=found.status, headers=found.headers)
             await answer.prepare(request)

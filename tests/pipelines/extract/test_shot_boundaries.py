@@ -54,9 +54,7 @@ def test_a_cut_falls_on_the_first_frame_of_the_new_shot(hills: np.ndarray, city:
     assert found(frames, fps) == [count, 2 * count]
 
 
-def test_the_score_at_one_frame_per_second_looks_at_the_frame_before_alone(
-    hills: np.ndarray, city: np.ndarray
-) -> None:
+def test_the_score_at_one_frame_per_second_looks_at_the_frame_before_alone(hills: np.ndarray, city: np.ndarray) -> None:
     frames = np.concatenate([still(hills, 3), still(city, 3)])
     times = np.arange(6.0)
     scores = shot_boundaries(frames, times)["shot_score"]
