@@ -86,7 +86,7 @@ def _train(narrator: Narrator, folder: Path, seed: int, size: Size) -> Path:
     corpus, here = folder / "corpus", [f"workdir={folder}"]
     narrator.here(
         "corpus",
-        "Drawing stills and one-minute videos: slow scenes, and for one second a coloured shape, the needle.",
+        "Drawing stills and one-minute videos: slow scenes, and for a second and a half a coloured shape, the needle.",
         "corpus",
         [str(corpus), "--config", str(CONFIGS / "corpus_demo.yaml"), f"seed={seed}", *size.corpus],
         paths=[corpus / "splits.json"],

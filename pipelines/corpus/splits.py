@@ -43,7 +43,7 @@ class SplitsConfig(Config):
     height: int = setting(96, about="of the videos in pixels")
     fps: int = setting(2, about="frames per second of the files")
     scenes: tuple[int, ...] = setting((1, 2), about="numbers of scenes that a video may have")
-    needle_seconds: tuple[float, float] = setting((1.0, 1.2), about="shortest and longest time a needle is visible")
+    needle_seconds: tuple[float, float] = setting((1.5, 1.5), about="shortest and longest time a needle is visible")
     needle_area: float = setting(0.12, about="fraction of the frame that a needle covers")
     colours: tuple[str, ...] = setting((*COLOURS, *MORE_COLOURS), about="colours that a needle may have")
 

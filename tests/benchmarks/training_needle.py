@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.training_needle [--stills 480] [--videos 400] [--heldout 96]
 
-Writes the splits of jobs/configs/corpus_demo.yaml (a coloured shape is visible for about one of 60 seconds; eight
-colours, so chance is 1/8), stores their features, and trains as published: the image stage on stills, its export, the
+Writes the splits of jobs/configs/corpus_demo.yaml (a coloured shape is visible for 1.5 of 60 seconds; eight colours,
+so chance is 1/8), stores their features, and trains as published: the image stage on stills, its export, the
 video stage on videos, each by the command line with the shipped configuration. Prints the share of unseen videos whose
 colour the model names word for word, before and after, and the seconds that the training commands took, everything
 included. Exits with 1 below the floor.
