@@ -186,17 +186,19 @@ class Narrator:
 
         if ready is None:
             threading.Thread(target=live, daemon=True).start()
-        with self._log(name).open("w") as log:
-            for line in process.stdout:
-                text = _WORKERS_STEP.sub(r"\1", _COLOURS.sub("", line.decode(errors="replace")).rstrip())
-                log.write(text + "\n")
-                log.flush()
-                if text and not _RAYS_OWN.match(text):
-                    spoke_s[0] = time.monotonic()
-                    self.say(text)
-                if ready is not None and text.startswith("ready: "):
-                    ready.set()
-        ended.set()
+        try:
+            with self._log(name).open("w") as log:
+                for line in process.stdout:
+                    text = _WORKERS_STEP.sub(r"\1", _COLOURS.sub("", line.decode(errors="replace")).rstrip())
+                    log.write(text + "\n")
+                    log.flush()
+                    if text and not _RAYS_OWN.match(text):
+                        spoke_s[0] = time.monotonic()
+                        self.say(text)
+                    if ready is not None and text.startswith("ready: "):
+                        ready.set()
+        finally:
+            ended.set()
         return process.wait()
 
     def _record(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from pipelines.errors import UserError
 from pipelines.local_cluster import LocalCluster, free_ports
 
 CONFIGS = Path("jobs/configs")
-_STORE = {"store": r"^store +(\S+)$"}
-_TRAINED = {"checkpoint": r"^checkpoint: (\S+)$"}
-_EVALUATED = {"report": r"^report +(\S+)$"}
+_STORE = {"store": r"^store +(\S.*)$"}
+_TRAINED = {"checkpoint": r"^checkpoint: (\S.*)$"}
+_EVALUATED = {"report": r"^report +(\S.*)$"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _train(narrator: Narrator, folder: Path, seed: int, size: Size) -> Path:
         paths=[corpus / "splits.json"],
     )
     media = [str(corpus / "stills"), str(corpus / "train" / "videos"), str(corpus / "heldout" / "videos")]
-    words = [f"source=[{', '.join(media)}]", f"store={folder}", *here, "keep_all_below=0"]
+    words = [f"source={json.dumps(media)}", f"store={folder}", *here, "keep_all_below=0"]
     store = narrator.job(
         "extract",
         "Looking at every second of every video: DINOv2 tells what is new, and that is kept.",
@@ -198,21 +197,14 @@ def _ask(narrator: Narrator, folder: Path, model: Path) -> None:
 
 def _claim(folder: Path, seed: int, size: str) -> None:
     """A folder holds one story; another seed or size would mix with it."""
-    path, story = folder / "story.json", {"seed": seed, "size": size, "about": SIZES[size].about}
-    if path.is_file():
-        there = json.loads(path.read_text())
-        if (there["seed"], there["size"]) != (seed, size):
-            raise UserError(
-                f"{folder} holds the demo with --seed {there['seed']} --size {there['size']}, asked for is "
-                f"--seed {seed} --size {size}: give another --folder"
-            )
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(story) + "\n")
-
-
-def stage_names() -> Sequence[str]:
-    """Of the whole story, in order."""
-    return (
-        *("corpus", "extract", "train image stage", "export image stage", "train video stage", "export video stage"),
-        *("evaluate longvu", "evaluate uniform", "evaluate depth and length", "ask", "report"),
-    )
+    path = folder / "story.json"
+    if not path.is_file():
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"seed": seed, "size": size, "about": SIZES[size].about}) + "\n")
+        return
+    there = json.loads(path.read_text())
+    if (there["seed"], there["size"]) != (seed, size):
+        raise UserError(
+            f"{folder} holds the demo with --seed {there['seed']} --size {there['size']}, asked for is "
+            f"--seed {seed} --size {size}: give another --folder"
+        )

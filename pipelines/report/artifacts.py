@@ -114,9 +114,6 @@ class Artifacts:
     def grid(self) -> Evaluation | None:
         return next((one for one in reversed(self.evaluations) if one.task == GRID_TASK), None)
 
-    def stage_seconds(self, name: str) -> float | None:
-        return next((record.seconds for record in self.stages if record.name == name), None)
-
 
 def read_artifacts(folder: Path) -> Artifacts:
     """Look for everything in a run folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,10 +42,10 @@ def share(one: Evaluation) -> str:
 
 def stage_rows(found: Artifacts) -> list[StageRow]:
     """Every recorded stage with what it got through in a second, and the measured limit where there is one."""
-    measured = _extraction(found) | {
-        f"train {training.stage} stage": _training(training) for training in found.trainings
-    }
-    measured |= {record.name: _evaluation(found, record.name, record.seconds) for record in found.stages} | measured
+    measured = {record.name: _evaluation(found, record.name, record.seconds) for record in found.stages}
+    measured |= {record.name: _corpus(found, record.seconds) for record in found.stages if record.name == "corpus"}
+    measured |= _extraction(found)
+    measured |= {f"train {training.stage} stage": _training(training) for training in found.trainings}
     return [
         StageRow(record.name, _duration(record.seconds), *measured[record.name], " ".join(record.command))
         for record in found.stages
@@ -75,6 +76,15 @@ def _training(training: Training) -> tuple[str, str]:
     unstalled = [speed / max(1e-9, 1 - stalls[step]) for step, speed in speeds.items() if step in stalls]
     ceiling = f"{statistics.median(unstalled):,.0f} tokens/s without waiting for data" if unstalled else NOT_MEASURED
     return f"{statistics.median(speeds.values()):,.0f} tokens/s", ceiling
+
+
+def _corpus(found: Artifacts, seconds: float) -> tuple[str, str]:
+    path = found.folder / "corpus" / "splits.json"
+    if not path.is_file() or seconds <= 0:
+        return NOT_MEASURED, NOT_MEASURED
+    drawn = json.loads(path.read_text())["config"]
+    count = drawn["stills"] + drawn["videos"] + drawn["heldout"]
+    return f"{count / seconds:.1f} pictures and videos/s", NOT_MEASURED
 
 
 def _evaluation(found: Artifacts, name: str, seconds: float) -> tuple[str, str]:
