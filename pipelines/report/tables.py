@@ -107,12 +107,16 @@ def latencies(found: Artifacts) -> list[Mapping[str, str]]:
             "ordinal": ordinal,
             "seconds": f"{one['seconds']:.2f} s" if one["seconds"] >= 0.1 else f"{1000 * one['seconds']:.0f} ms",
             "share": f"{100 * one['seconds'] / longest:.1f}",
-            "parts": ", ".join(f"{name} {1000 * spent:.0f} ms" for name, spent in one["longvu"]["seconds"].items()),
+            "parts": ", ".join(
+                f"{name} {1000 * spent:.0f} ms" for name, spent in one["longvu"]["seconds"].items() if name not in _SUMS
+            ),
         }
         for ordinal, one in zip(_ORDINALS, found.conversation.exchanges, strict=False)
     ]
 
 
+# The endpoint's times that include others of them.
+_SUMS = ("media", "first_token")
 _ORDINALS: Sequence[str] = ("first question", "second question", "third question", "fourth question")
 
 
