@@ -2,8 +2,7 @@
 #   make setup    .venv with the pinned versions of constraints.txt
 #   make demo     drawn videos -> features -> training -> scores -> endpoint -> report   (VIDEO=path: your own file)
 #   make test     the test suite, two tests at a time            (ARGS="-k name": a part of it)
-#   make test-ci  the same and the long fault scenarios that CI runs too
-#   make test-all the same and all others
+#   make test-all the same and the long fault scenarios
 #   make coverage make test, and which lines it ran              (a third slower)
 #   make lint     ruff and mypy
 #   make docs     the API reference from docstrings, in build/docs
@@ -15,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-ci test-all coverage lint docs pins clean
+.PHONY: help setup demo test test-all coverage lint docs pins clean
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -55,9 +54,6 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
-
-test-ci: $(READY)
-	@$(BIN)/python $(PYTEST) -m "not rare" $(ARGS)
 
 test-all: $(READY)
 	@$(BIN)/python $(PYTEST) $(ARGS)

@@ -96,7 +96,6 @@ def submit(cluster: Cluster, copy: Path, module: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.rare
 def test_extraction_outlives_a_node(place: Place, cluster: Cluster, clean_copy: Path, expected: Content) -> None:
     with Job(place.words, place.logs, cluster.variables, submit(cluster, clean_copy, "jobs.extract")) as job:
         busy = job.wait_until(lambda: committed_units(place.store) and marked(cluster.second_node, "MapBatches"))

@@ -39,7 +39,6 @@ def test_a_run_survives_the_death_of_every_kind_of_worker(place: Place, expected
 
 
 @pytest.mark.slow
-@pytest.mark.rare
 def test_a_dead_machine_costs_what_it_had_in_hand(place: Place, expected: Content) -> None:
     with Job(place.words, place.logs) as job:
         assert job.wait_until(lambda: finished_sources(place))

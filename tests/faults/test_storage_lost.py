@@ -53,7 +53,6 @@ def test_disk_full(bucket: Path, faults_workdir: Path, disk: Path, expected: Con
 
 
 @pytest.mark.slow
-@pytest.mark.rare
 def test_bucket_goes_away(s3_place: Place, server: S3Server, expected: Content) -> None:
     words = [*s3_place.words, "commit.write_attempts=2", "decode.read_attempts=2"]
     variables = environment(server.port)

@@ -57,7 +57,6 @@ def test_killed_workers_and_drivers_leave_no_trace(tmp_path: Path, victims: list
 
 
 @pytest.mark.slow
-@pytest.mark.rare
 def test_workers_that_leave_and_come_back_learn_the_same(tmp_path: Path) -> None:
     """SIGTERM moves a worker and stops the driver, with a step's work lost to neither; 2, then 1, then 2 workers.
 

@@ -10,7 +10,6 @@ from tests.faults.job import Job
 
 
 @pytest.mark.slow
-@pytest.mark.rare
 def test_two_drivers_at_once(place: Place, expected: Content) -> None:
     with Job(place.words, place.logs) as first, Job(place.words, place.logs) as second:
         assert (first.wait(), second.wait()) == (0, 0), first.stderr + second.stderr
