@@ -6,7 +6,7 @@ Shapes: B samples, V media of all samples back to back, T sampled frames of one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from longvu_model.config import LongVUConfig
 from longvu_model.frame_selection import MAX_KEPT_FRAMES, keep_frames
 from longvu_model.regimes import choose_regime, media_shape, needs_reduction
 from longvu_model.watching import KeptFrames
-from pipelines.store import FeatureStore
 from pipelines.train.samples import MediaRef, Unusable
+
+if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_a_damaged_file_is_taken_as_far_as_it_is_good(
 def test_limits_are_those_of_the_job(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(video), "--max-pixels", "1000"]) == 1
     assert "failed (TooLarge)" in capsys.readouterr().out
-    assert main([str(video), "--deadline-s", "0.0001"]) == 1
+    assert main([str(video), "--deadline-s", "1e-9"]) == 1
     assert "failed (Timeout)" in capsys.readouterr().out
 
 

@@ -1,7 +1,8 @@
 """The model families that can be trained, one file each behind one interface (``base.py``).
 
 What a sample's text is, what its media cost, how they become tensors, and what a stage does to a model is a family's;
-everything else in :mod:`pipelines.train` is the same for all.
+everything else in :mod:`pipelines.train` is the same for all. The engines import these files, also where Arrow is not
+installed, so they import :mod:`pipelines.store` only when they use one.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from longvu_model.config import IGNORE_INDEX
 from longvu_model.labels import LabelledIds
-from pipelines.store import FeatureStore
 from pipelines.train.families.work import RowWork, VisualPart
 from pipelines.train.samples import MediaRef, Sample
 from pipelines.train.visibility import MediumFacts
 
 if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
     from pipelines.train.families.films import Films
     from pipelines.train.stages import Stage
 

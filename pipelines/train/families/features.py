@@ -6,7 +6,7 @@ Shapes: F frames, T tower tokens of a frame, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from longvu_model.labels import Turn
 from longvu_model.prompts import escape_markers
-from pipelines.store import FeatureStore
-from pipelines.store.schema import FAILED
 from pipelines.train.families.base import Family
 from pipelines.train.samples import MediaRef, Sample
 from pipelines.train.visibility import MediumFacts, clip_frames
+
+if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
 
 
 class FeatureFamily(Family[Tensor]):
@@ -38,6 +39,8 @@ class FeatureFamily(Family[Tensor]):
             store.require(self.feature, self.title)
 
     def stored_facts(self, store: FeatureStore) -> dict[str, MediumFacts]:
+        from pipelines.store.schema import FAILED
+
         columns = ["video_id", "status", "num_sampled", "num_stored", "height", "width"]
         rows = store.videos(columns).select(columns).to_pylist()
         return {

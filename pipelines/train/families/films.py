@@ -6,6 +6,7 @@ import functools
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from longvu_model.prompts import escape_markers
 from longvu_model.subtitles import Subtitle, decode_subtitles, parse_srt
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.store import FeatureStore
 from pipelines.train.samples import MediaRef, Unusable
+
+if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
 
 
 @dataclass(frozen=True)

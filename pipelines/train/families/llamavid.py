@@ -27,7 +27,6 @@ from longvu_model.llamavid.positions import extend_positions
 from longvu_model.llamavid.processing import LlamaVidProcessor, tower_pixels
 from longvu_model.llamavid.sight import GuidedMedia, Media, Views
 from pipelines.errors import UserError
-from pipelines.store import FeatureStore
 from pipelines.train.families.base import SampleCost, SampleText, Watchers, text_digest
 from pipelines.train.families.features import FeatureFamily, FeatureWatcher, turns_with, vit_flops
 from pipelines.train.families.work import RowWork, VisualPart
@@ -35,6 +34,7 @@ from pipelines.train.samples import MediaRef, Sample, Unusable
 from pipelines.train.visibility import MediumFacts
 
 if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
     from pipelines.train.families.films import Film, Films
     from pipelines.train.stages import Stage
 

@@ -23,7 +23,6 @@ from longvu_model.sight import Media
 from longvu_model.watching import FrameWatcher, KeptFrames, too_many_frames
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.store import FeatureStore, StoreError
 from pipelines.train.families import longvu_costs
 from pipelines.train.families.base import Family, SampleCost, SampleText, Watchers
 from pipelines.train.families.work import RowWork, VisualPart
@@ -31,6 +30,7 @@ from pipelines.train.samples import MediaRef, Sample
 from pipelines.train.visibility import MediumFacts, clip_facts, load_stored, stored_facts, visual_cost
 
 if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
     from pipelines.train.stages import Stage
 
 _PER_MEDIUM = ("frame_counts", "image_sizes", "is_video")
@@ -81,6 +81,8 @@ class LongVUFamily(Family[KeptFrames]):
         if self.config.max_sequence_length is None:
             raise UserError("max_sequence_length is not set: media need a token budget; set it, for example to 8192")
         if store is not None and "siglip" not in {spec.name for spec in store.manifest.features}:
+            from pipelines.store import StoreError
+
             raise StoreError(
                 f"{storage.shown(store.uri)} has DINOv2 features only and training needs SigLIP's too: extract with "
                 f"features.siglip=true, or train without a store"
@@ -122,6 +124,8 @@ class LongVUFamily(Family[KeptFrames]):
 
     def _refuse_threshold(self, fact: MediumFacts, store: FeatureStore | None) -> None:
         assert store is not None
+        from pipelines.store import StoreError
+
         raise StoreError(
             f"{storage.shown(store.uri)}: stored features below a similarity of {store.manifest.keep_threshold:g}, the "
             f"model keeps frames below {self.config.dino_threshold:g}: of a video of {fact.sampled} frames "

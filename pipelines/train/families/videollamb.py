@@ -24,7 +24,6 @@ from longvu_model.videollamb.sight import Media
 from longvu_model.videollamb.tower_pixels import image_pixels, video_pixels
 from longvu_model.videollamb.towers import num_blocks
 from pipelines.errors import UserError
-from pipelines.store import FeatureStore
 from pipelines.train.families.base import SampleCost, SampleText, Watchers
 from pipelines.train.families.features import FeatureFamily, FeatureWatcher, turns_with, vit_flops
 from pipelines.train.families.work import RowWork, VisualPart
@@ -32,6 +31,7 @@ from pipelines.train.samples import MediaRef, Sample, Unusable
 from pipelines.train.visibility import MediumFacts
 
 if TYPE_CHECKING:
+    from pipelines.store import FeatureStore
     from pipelines.train.stages import Stage
 
 
