@@ -46,6 +46,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return folder, job.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_story_goes_on_to_its_end(told: tuple[Path, str]) -> None:
     folder, printed = told
     assert "== corpus: finished before" in printed
@@ -58,6 +59,7 @@ def test_a_killed_story_goes_on_to_its_end(told: tuple[Path, str]) -> None:
     assert "mlflow ui --backend-store-uri" in printed
 
 
+@pytest.mark.slow
 def test_two_questions_were_answered_over_http(told: tuple[Path, str]) -> None:
     folder, printed = told
     record = json.loads((folder / "conversation.json").read_text())
@@ -70,6 +72,7 @@ def test_two_questions_were_answered_over_http(told: tuple[Path, str]) -> None:
         assert f"{exchange['question']}  ->  {exchange['answer']}" in printed
 
 
+@pytest.mark.slow
 def test_uniform_sampling_has_at_least_the_tokens_of_longvu(told: tuple[Path, str]) -> None:
     folder, _ = told
     tokens = {
@@ -79,6 +82,7 @@ def test_uniform_sampling_has_at_least_the_tokens_of_longvu(told: tuple[Path, st
     assert tokens["uniform"] >= tokens["longvu"] > 0
 
 
+@pytest.mark.slow
 def test_the_served_model_leads_back_to_every_source(told: tuple[Path, str]) -> None:
     folder, _ = told
     model = json.loads(next(folder.glob("evaluate/longvu-*/results.json")).read_text())["model"]["folder"]
@@ -90,6 +94,7 @@ def test_the_served_model_leads_back_to_every_source(told: tuple[Path, str]) -> 
         assert use in done.stdout.partition("used by")[2]
 
 
+@pytest.mark.slow
 def test_the_report_says_that_it_was_a_smoke_run(told: tuple[Path, str]) -> None:
     page = (told[0] / "report.html").read_text()
     assert "smoke: a few videos and steps" in page
@@ -97,6 +102,7 @@ def test_the_report_says_that_it_was_a_smoke_run(told: tuple[Path, str]) -> None
     assert "does not have it" not in page
 
 
+@pytest.mark.slow
 def test_a_finished_story_is_not_told_again(told: tuple[Path, str]) -> None:
     folder, _ = told
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -106,6 +112,7 @@ def test_a_finished_story_is_not_told_again(told: tuple[Path, str]) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_another_story_needs_another_folder(told: tuple[Path, str]) -> None:
     refused = demo(told[0], "--size", "smoke", "--seed", "1")
     assert refused.returncode == 2
