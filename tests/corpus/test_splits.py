@@ -16,7 +16,7 @@ from pipelines.corpus.needle import COLOURS, MORE_COLOURS
 from pipelines.corpus.writer import draw_frames
 
 SHIPPED = Path(__file__).resolve().parents[2] / "jobs" / "configs" / "corpus_demo.yaml"
-CONFIG = SplitsConfig(stills=8, videos=2, heldout=2, seconds=26, fps=2)
+CONFIG = SplitsConfig(stills=8, videos=2, heldout=2, seconds=28, fps=2)
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def test_an_update_refuses_nobody(faults_workdir: Path, tmp_path: Path) -> None:
         assert set(outcomes) == {"answered"}, outcomes
 
 
+@pytest.mark.slow
 def test_replicas_follow_the_load_and_videos_keep_theirs(faults_workdir: Path, tmp_path: Path) -> None:
     """Two nodes with room for one replica each: 1 -> 2 -> 1. However many there are, a video is watched by one."""
     scaling = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1.0, "num_cpus": 1.2}

@@ -37,9 +37,10 @@ def undisturbed(folder: Path, samples: int, epochs: int) -> Account:
 
 
 # What a killed driver leaves behind goes on for a second or two, which should not be the end of the run.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victims", "samples"),
-    [(["worker"], 120), pytest.param(["worker", "driver"], 600, marks=pytest.mark.slow)],
+    [(["worker"], 120), (["worker", "driver"], 600)],
     ids=["worker", "worker and driver"],
 )
 def test_killed_workers_and_drivers_leave_no_trace(tmp_path: Path, victims: list[str], samples: int) -> None:

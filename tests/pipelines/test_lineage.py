@@ -72,7 +72,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, workdir: Path) -> Iterator[C
     media, runs, tiny = folder / "media", folder / "runs", workdir / "models" / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        small = ("stills=2", "videos=2", "heldout=1", "seconds=26", "width=64", "height=64")
+        small = ("stills=2", "videos=2", "heldout=1", "seconds=28", "width=64", "height=64")
         done(jobs.corpus.main, media, *small, "--config", DEMO)
         features = {"siglip": True}
         config = ExtractConfig(source=str(media), store=str(runs), workdir=str(runs), features=features)
