@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 Kind = Literal["video", "image"]
 
+VIT_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "patch_size",
+    "image_size",
+)
+"""What decides the shape of an ordinary vision transformer, by its names in the configuration."""
+
 
 class FramePixels(Protocol):
     """What a tower is fed that takes more than 8-bit squares; made of whole frames."""

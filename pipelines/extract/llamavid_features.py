@@ -14,22 +14,11 @@ from longvu_model.llamavid.config import LlamaVidConfig
 from longvu_model.llamavid.towers import EvaTower
 from longvu_model.tower_pixels import TowerPixels
 from longvu_model.towers import Tower
-from pipelines.extract.families import Family, Feature, Kind
-
-_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "image_size",
-)
+from pipelines.extract.families import VIT_FIELDS, Family, Feature, Kind
 
 
 def _facts(config: LlamaVidConfig) -> dict[str, Any]:
-    return {field: getattr(config.vision_config, field) for field in _FIELDS}
+    return {field: getattr(config.vision_config, field) for field in VIT_FIELDS}
 
 
 def _pixels(config: LlamaVidConfig, kind: Kind) -> TowerPixels:

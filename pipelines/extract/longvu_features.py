@@ -8,18 +8,8 @@ from longvu_model import official
 from longvu_model.config import LongVUConfig
 from longvu_model.tower_pixels import TowerPixels
 from longvu_model.towers import DinoTower, SiglipTower, Tower
-from pipelines.extract.families import Family, Feature, Kind
+from pipelines.extract.families import VIT_FIELDS, Family, Feature, Kind
 
-_SIGLIP_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "image_size",
-)
 _DINO_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -48,7 +38,7 @@ def _dino_facts(config: LongVUConfig) -> dict[str, Any]:
 
 
 def _siglip_facts(config: LongVUConfig) -> dict[str, Any]:
-    return {field: getattr(config.siglip_config, field) for field in _SIGLIP_FIELDS} | {"token_grid": config.token_grid}
+    return {field: getattr(config.siglip_config, field) for field in VIT_FIELDS} | {"token_grid": config.token_grid}
 
 
 FAMILY = Family(

@@ -30,18 +30,7 @@ from longvu_model.videollamb.compression import pool
 from longvu_model.videollamb.config import VideoLLaMBConfig
 from longvu_model.videollamb.tower_pixels import image_pixels, video_pixels
 from longvu_model.videollamb.towers import ImageTower, VideoTower, num_blocks
-from pipelines.extract.families import Family, Feature, Kind
-
-_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "patch_size",
-    "image_size",
-)
+from pipelines.extract.families import VIT_FIELDS, Family, Feature, Kind
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,9 @@ def _pixels(config: VideoLLaMBConfig, kind: Kind) -> ClipPixels:
 def _facts(config: VideoLLaMBConfig) -> dict[str, Any]:
     shapes = {"image": config.image_config, "video": config.video_config}
     towers = {
-        name: {field: getattr(shape, field) for field in _FIELDS} for name, shape in shapes.items() if shape is not None
+        name: {field: getattr(shape, field) for field in VIT_FIELDS}
+        for name, shape in shapes.items()
+        if shape is not None
     }
     return {
         **towers,
