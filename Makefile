@@ -4,7 +4,7 @@
 #   make test     the test suite, two tests at a time            (ARGS="-k name": a part of it)
 #   make test-all the same and the long fault scenarios
 #   make coverage make test, and which lines it ran              (a third slower)
-#   make lint     ruff and mypy
+#   make lint     ruff, its formatting, and mypy
 #   make docs     the API reference from docstrings, in build/docs
 #   make pins     write constraints.txt anew from .venv
 #   make clean    remove caches and the demo's output            (rm -rf .venv: the environment)
@@ -70,6 +70,7 @@ docs: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 # NVIDIA's libraries and triton come with CUDA builds of torch, which pin them; flash-attn is pinned by hand.

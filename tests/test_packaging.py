@@ -125,9 +125,7 @@ exec(sys.argv[3])
 def run_with_only(requirements: list[str], code: str) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a process that can import the project, `requirements` with what they need, and no more."""
     allowed = needed(requirements) | {"longvu-ray"}
-    owners = {
-        module: {canonicalize_name(name) for name in names} for module, names in packages_distributions().items()
-    }
+    owners = {module: {canonicalize_name(name) for name in names} for module, names in packages_distributions().items()}
     modules = {module for module, names in owners.items() if not names & allowed}
     distributions = {name for names in owners.values() for name in names} - allowed
     command = [sys.executable, "-c", WITHOUT_THESE, ",".join(modules), ",".join(distributions), code]

@@ -70,8 +70,15 @@ def _answer(job: dict[str, Any], answers: io.RawIOBase) -> None:
     except VideoError as error:
         _send(answers, {"kind": "failed", "code": error.code, "message": error.message})
     except MemoryError:
-        _send(answers, {"kind": "failed", "code": TooLarge.code, "out_of_memory": True,
-                        "message": f"{name}: decoding needs more memory than it may have"})
+        _send(
+            answers,
+            {
+                "kind": "failed",
+                "code": TooLarge.code,
+                "out_of_memory": True,
+                "message": f"{name}: decoding needs more memory than it may have",
+            },
+        )
     except (ValueError, ImportError) as error:
         _send(answers, {"kind": "refused", "error": type(error).__name__, "message": str(error)})
 

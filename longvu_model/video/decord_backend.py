@@ -62,10 +62,16 @@ class DecordFrames:
     def summary(self) -> DecodeSummary:
         """Facts about the video; its size is known after iteration."""
         return DecodeSummary(
-            codec=self._info.codec, fps=self.fps, duration_s=self._info.duration_s or self.num_frames / self.fps,
-            num_frames=self.num_frames, width=self._size[0], height=self._size[1],
-            rotation_applied=self._info.rotation, truncated=self._info.truncated,
-            damage="the file was cut short" if self._info.truncated else None, method="decord",
+            codec=self._info.codec,
+            fps=self.fps,
+            duration_s=self._info.duration_s or self.num_frames / self.fps,
+            num_frames=self.num_frames,
+            width=self._size[0],
+            height=self._size[1],
+            rotation_applied=self._info.rotation,
+            truncated=self._info.truncated,
+            damage="the file was cut short" if self._info.truncated else None,
+            method="decord",
             packets_sent=self.num_frames,
         )
 

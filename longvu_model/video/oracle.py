@@ -45,7 +45,16 @@ def decode_everything(source: Source, sampling: FrameSampling | None = None) -> 
     indices = sample_indices(len(pictures), fps, sampling or FrameSampling())
     frames = np.stack(pictures)[indices]
     summary = DecodeSummary(
-        codec, fps, times_s[-1] - times_s[0] + 1 / fps, len(pictures), frames.shape[2], frames.shape[1],
-        to_rgb.orientation.rotation, damage is not None, damage, "everything", len(pictures),
+        codec=codec,
+        fps=fps,
+        duration_s=times_s[-1] - times_s[0] + 1 / fps,
+        num_frames=len(pictures),
+        width=frames.shape[2],
+        height=frames.shape[1],
+        rotation_applied=to_rgb.orientation.rotation,
+        truncated=damage is not None,
+        damage=damage,
+        method="everything",
+        packets_sent=len(pictures),
     )
     return DecodedVideo(frames, indices, np.asarray(times_s)[indices], summary)

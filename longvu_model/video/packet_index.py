@@ -83,8 +83,12 @@ def read_index(video: OpenVideo, *, keep_bytes: int = 0) -> tuple[PacketIndex, l
     # Decoders leave out what comes before the first picture they can start from, so such files cannot be counted.
     countable = rule.one_frame_per_packet and video.container.format.name not in _WITHOUT_TIMES and first_is_key
     index = _index(
-        np.frombuffer(pts, np.int64), np.frombuffer(flags, np.uint8), last_duration, damage,
-        why_not=rule.why_not, countable=countable,
+        np.frombuffer(pts, np.int64),
+        np.frombuffer(flags, np.uint8),
+        last_duration,
+        damage,
+        why_not=rule.why_not,
+        countable=countable,
     )
     return index, kept if len(kept) == len(pts) else None
 

@@ -30,9 +30,8 @@ def is_picture(source: Source) -> bool:
     """
     with binary_file(source) as file:
         head = file.read(16)
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*"))
-        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"MM\x00*")) or (
+        head.startswith(b"RIFF") and head[8:12] == b"WEBP"
     )
 
 
@@ -75,9 +74,17 @@ class PictureFrames:
     def summary(self) -> DecodeSummary:
         """Facts about the picture; its size is known after iteration."""
         return DecodeSummary(
-            codec=self._codec, fps=self.fps, duration_s=self._duration_s, num_frames=self.num_frames,
-            width=self._size[0], height=self._size[1], rotation_applied=self._rotation, truncated=False, damage=None,
-            method="picture", packets_sent=len(self.indices),
+            codec=self._codec,
+            fps=self.fps,
+            duration_s=self._duration_s,
+            num_frames=self.num_frames,
+            width=self._size[0],
+            height=self._size[1],
+            rotation_applied=self._rotation,
+            truncated=False,
+            damage=None,
+            method="picture",
+            packets_sent=len(self.indices),
         )
 
 

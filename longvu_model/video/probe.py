@@ -77,9 +77,19 @@ def _probe_picture(source: Source, max_pixels: int) -> VideoInfo:
     _ = list(frames)
     facts = frames.summary()
     return VideoInfo(
-        name=source_name(source), codec=facts.codec, container="picture", width=facts.width, height=facts.height,
-        rotation=facts.rotation_applied, avg_fps=facts.fps, num_frames=facts.num_frames, duration_s=facts.duration_s,
-        start_s=0.0, stream_index=0, pixel_format="rgb24", truncated=False,
+        name=source_name(source),
+        codec=facts.codec,
+        container="picture",
+        width=facts.width,
+        height=facts.height,
+        rotation=facts.rotation_applied,
+        avg_fps=facts.fps,
+        num_frames=facts.num_frames,
+        duration_s=facts.duration_s,
+        start_s=0.0,
+        stream_index=0,
+        pixel_format="rgb24",
+        truncated=False,
     )
 
 

@@ -109,8 +109,11 @@ class FrameSampling:
         for key, (field, _) in _TEXT_FIELDS.items():
             value = getattr(self, field)
             if value is not None and value != _DEFAULTS[field]:
-                parts.append(f"{key}:{value:g}" if isinstance(value, float) and float(f"{value:g}") == value
-                             else f"{key}:{value}")
+                parts.append(
+                    f"{key}:{value:g}"
+                    if isinstance(value, float) and float(f"{value:g}") == value
+                    else f"{key}:{value}"
+                )
         return ",".join(parts)
 
 
@@ -135,9 +138,7 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(FrameSamp
 PUBLISHED_SAMPLING: dict[str, FrameSampling] = {
     "quick_start": FrameSampling(fps=1.0, zero_step="raise"),
     "video_mme": FrameSampling(fps=0.5, round_rate_first=True, zero_step="raise"),
-    "egoschema": FrameSampling(
-        fps=0.5, round_rate_first=True, max_frames=1000, thinning="stride", zero_step="raise"
-    ),
+    "egoschema": FrameSampling(fps=0.5, round_rate_first=True, max_frames=1000, thinning="stride", zero_step="raise"),
     "mlvu": FrameSampling(fps=0.5, round_rate_first=True, max_frames=1000, thinning="stride", zero_step="raise"),
     "mvbench": FrameSampling(fps=2.0, zero_step="raise"),
     "training": FrameSampling(fps=1.0, zero_step="raise"),

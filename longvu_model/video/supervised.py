@@ -170,8 +170,15 @@ def supervised_blocks(
             source = file.read()
     rule = FrameSampling() if sampling is None else FrameSampling.parse(sampling)
     job = {
-        "name": name, "source": source, "sampling": rule, "max_pixels": max_pixels, "block_frames": block_frames,
-        "backend": backend, "threads": threads, "squares": list(squares), "whole": whole,
+        "name": name,
+        "source": source,
+        "sampling": rule,
+        "max_pixels": max_pixels,
+        "block_frames": block_frames,
+        "backend": backend,
+        "threads": threads,
+        "squares": list(squares),
+        "whole": whole,
     }
     child = _take(memory_bytes)
     child.send(pickle.dumps(job))
@@ -196,12 +203,18 @@ class _Child:
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "longvu_model.video.child", str(memory_bytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, start_new_session=True, bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._input, self._answers, self._errors = (
-            self._process.stdin.fileno(), self._process.stdout.fileno(), self._process.stderr.fileno()
+            self._process.stdin.fileno(),
+            self._process.stdout.fileno(),
+            self._process.stderr.fileno(),
         )
         with contextlib.suppress(OSError):  # above the system's limit for pipes
             fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

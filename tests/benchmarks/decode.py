@@ -37,11 +37,14 @@ def main() -> int:
     directory = Path(arguments.directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = [Path(file) for file in arguments.files or []] or [
-        *([_SHARED] if _SHARED.exists() else []), generated(directory / "generated_720p_gop250.mp4", 1280, 720, 60)
+        *([_SHARED] if _SHARED.exists() else []),
+        generated(directory / "generated_720p_gop250.mp4", 1280, 720, 60),
     ]
     print(_machine())
-    print(f"{'file':28} {'frames':>6} {'ours':>7} {'batch':>7} {'iterate':>7} {'all':>7}  {'/batch':>6} {'/iter':>6}  "
-          f"{'sent':>11}  exact  as decord      (CPU ms per sampled frame)")
+    print(
+        f"{'file':28} {'frames':>6} {'ours':>7} {'batch':>7} {'iterate':>7} {'all':>7}  {'/batch':>6} {'/iter':>6}  "
+        f"{'sent':>11}  exact  as decord      (CPU ms per sampled frame)"
+    )
     right = all([_compare(path, arguments.repeats) for path in files])
     if arguments.memory:
         right &= _compare_memory(directory)
@@ -52,8 +55,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.decode", description=__doc__.splitlines()[0])
     parser.add_argument("--files", nargs="+", help="videos to time instead of the usual two")
     parser.add_argument("--repeats", type=int, default=7, help="turns per program")
-    parser.add_argument("--directory", default=str(Path(tempfile.gettempdir()) / "longvu-decode-benchmark"),
-                        help="where generated videos are kept")
+    parser.add_argument(
+        "--directory",
+        default=str(Path(tempfile.gettempdir()) / "longvu-decode-benchmark"),
+        help="where generated videos are kept",
+    )
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the memory figures")
     return parser.parse_args()
 
@@ -62,9 +68,11 @@ def _machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     load = os.getloadavg()[0]
-    return (f"machine: {processor}, {os.cpu_count()} CPUs, load {load:.1f}, {platform.system()} {platform.machine()}, "
-            f"Python {platform.python_version()}, PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, "
-            f"decord {_decord_version()}")
+    return (
+        f"machine: {processor}, {os.cpu_count()} CPUs, load {load:.1f}, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}, "
+        f"decord {_decord_version()}"
+    )
 
 
 def _decord_version() -> str:
@@ -93,9 +101,13 @@ def _compare(path: Path, repeats: int) -> bool:
     cost = {name: statistics.median(values) / len(video.indices) * 1000 for name, values in seconds.items()}
     as_decord = "batch" in cost and np.array_equal(video.frames, _decord_batch(path))
     sent = f"{video.summary.packets_sent}/{video.summary.num_frames}"
-    print(f"{path.name[:28]:28} {len(video.indices):6} " + " ".join(_cell(cost, name) for name in _COLUMNS)
-          + "  " + " ".join(_ratio(cost, name) for name in ("batch", "iterate"))
-          + f"  {sent:>11}  {'yes' if exact else 'NO':5}  {'yes' if as_decord else 'no' if 'batch' in cost else '-'}")
+    print(
+        f"{path.name[:28]:28} {len(video.indices):6} "
+        + " ".join(_cell(cost, name) for name in _COLUMNS)
+        + "  "
+        + " ".join(_ratio(cost, name) for name in ("batch", "iterate"))
+        + f"  {sent:>11}  {'yes' if exact else 'NO':5}  {'yes' if as_decord else 'no' if 'batch' in cost else '-'}"
+    )
     return exact
 
 
@@ -203,8 +215,10 @@ def _compare_memory(directory: Path) -> bool:
     short, long = (
         peak_memory_kb(repeated(minute, directory / f"minutes_{minutes}.mp4", minutes), "fps:1") for minutes in (5, 60)
     )
-    print(f"peak memory, frames taken in blocks of 16: 5 min {short / 1024:.1f} MB, 60 min {long / 1024:.1f} MB, "
-          f"ratio {long / short:.3f}")
+    print(
+        f"peak memory, frames taken in blocks of 16: 5 min {short / 1024:.1f} MB, 60 min {long / 1024:.1f} MB, "
+        f"ratio {long / short:.3f}"
+    )
     return long <= short * _MEMORY_GROWTH
 
 

@@ -62,18 +62,29 @@ def _compare(options: argparse.Namespace, folder: Path, source: str, root: Path,
         return 1
     expected = read_content(local_store("reference"))
     units = len(committed_units(local_store("reference")))
-    print(f"reference: {len(expected.videos)} sources, {units} units, {len(expected.frames)} rows, {expected.digest}"
-          f" on {'S3' if options.s3 else 'a local folder'}")
-    print(f"{'victim':15} {'after':>7} {'commands':>8} {'ended':>6} {'lost':>5} {'twice':>5} {'changed':>7} "
-          f"{'added':>5}  {'digest':16}  seconds")
+    print(
+        f"reference: {len(expected.videos)} sources, {units} units, {len(expected.frames)} rows, {expected.digest}"
+        f" on {'S3' if options.s3 else 'a local folder'}"
+    )
+    print(
+        f"{'victim':15} {'after':>7} {'commands':>8} {'ended':>6} {'lost':>5} {'twice':>5} {'changed':>7} "
+        f"{'added':>5}  {'digest':16}  seconds"
+    )
     right = True
     moments = [moment for moment in random_moments(options.runs, units, options.seed)]
     for number, (victim, after_units, delay_s) in enumerate(moments):
         victim = options.victims[number % len(options.victims)] if options.victims else victim
         name = f"run{number}"
         store = local_store(name)
-        run = interrupt(words(name), folder, victim, after=after_units, delay_s=delay_s, environment=environment,
-                        progress=lambda uri=store: len(committed_units(uri)))
+        run = interrupt(
+            words(name),
+            folder,
+            victim,
+            after=after_units,
+            delay_s=delay_s,
+            environment=environment,
+            progress=lambda uri=store: len(committed_units(uri)),
+        )
         if run.exit_codes[-1] != 0:
             print(f"{victim:15} exits {run.exit_codes}\n  " + "\n  ".join(run.last_words), flush=True)
             right = False
@@ -83,9 +94,12 @@ def _compare(options: argparse.Namespace, folder: Path, source: str, root: Path,
         alone = victim in FATAL or len(run.exit_codes) == 1
         right &= not wrong and alone
         after = "missed" if run.before is None else f"{run.before}/{units}"
-        print(f"{victim:15} {after:>7} {len(run.exit_codes):>8} {run.ended_after_s:>5.1f}s {wrong.lost:>5} "
-              f"{wrong.duplicated:>5} {wrong.changed:>7} {wrong.added:>5}  {found.digest}  {run.seconds:.0f}"
-              f"  exits {run.exit_codes}", flush=True)
+        print(
+            f"{victim:15} {after:>7} {len(run.exit_codes):>8} {run.ended_after_s:>5.1f}s {wrong.lost:>5} "
+            f"{wrong.duplicated:>5} {wrong.changed:>7} {wrong.added:>5}  {found.digest}  {run.seconds:.0f}"
+            f"  exits {run.exit_codes}",
+            flush=True,
+        )
         shutil.rmtree(root / name)
     print(f"{'all right' if right else 'WRONG'}: {len(moments)} runs killed and finished")
     return 0 if right else 1

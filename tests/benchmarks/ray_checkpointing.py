@@ -59,8 +59,13 @@ def _compare(options: argparse.Namespace, folder: Path) -> int:
         command = [sys.executable, "-m", "tests.benchmarks.ray_checkpointing", "--job", str(run)]
         written = chance.randrange(1, len(expected) // _ROWS_PER_BLOCK * 3 // 4)
         result = interrupt(
-            ["--videos", str(folder / "videos.parquet")], run, victim, command=command, part=_PATTERNS.get(victim),
-            progress=lambda run=run: len(list((run / "frames").glob("*.parquet"))), after=written,
+            ["--videos", str(folder / "videos.parquet")],
+            run,
+            victim,
+            command=command,
+            part=_PATTERNS.get(victim),
+            progress=lambda run=run: len(list((run / "frames").glob("*.parquet"))),
+            after=written,
             delay_s=chance.uniform(0, 0.2),
         )
         found: Counter[Any] = Counter()
@@ -69,8 +74,11 @@ def _compare(options: argparse.Namespace, folder: Path) -> int:
             found.update((row["video"], row["frame"]) for row in rows)
         now_lost, now_doubled = len(expected.keys() - found.keys()), found.total() - len(found)
         lost, doubled = lost + now_lost, doubled + now_doubled
-        print(f"{victim:15} after {result.before} files: lost {now_lost}, doubled {now_doubled}, exits "
-              f"{result.exit_codes}, {result.seconds:.0f} s", flush=True)
+        print(
+            f"{victim:15} after {result.before} files: lost {now_lost}, doubled {now_doubled}, exits "
+            f"{result.exit_codes}, {result.seconds:.0f} s",
+            flush=True,
+        )
     print(f"Ray's checkpointing, {options.runs} kills: {lost} rows lost, {doubled} doubled")
     return 0
 

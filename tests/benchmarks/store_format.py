@@ -68,8 +68,10 @@ def main() -> int:
     try:
         data = {"tiny": tiny_features(folder, arguments.tiny_frames)}
         data["wide"] = wide_features(data["tiny"], arguments.wide_frames)
-        print(f"{'data':5} {'shape':>15} {'':6} {'ours CPU s':>10} {'ray':>8} {'bare':>8} {'ray / ours':>11} "
-              f"{'bare / ours':>12}   floor against ray")
+        print(
+            f"{'data':5} {'shape':>15} {'':6} {'ours CPU s':>10} {'ray':>8} {'bare':>8} {'ray / ours':>11} "
+            f"{'bare / ours':>12}   floor against ray"
+        )
         return 0 if all([_compare(name, array, folder, arguments.rounds) for name, array in data.items()]) else 1
     finally:
         ray.shutdown()
@@ -143,9 +145,12 @@ def _compare(name: str, features_TPD: np.ndarray, folder: Path, rounds: int) -> 
         bare = cost["bare"] / cost["ours"]
         print(f"{name:5} {shape:>15} {what:6}   {seconds} {ratio:10.1f}x {bare:11.1f}x   {verdict}", flush=True)
     ratio = size["ours"] / size["ray"]
-    print(f"{name:5} {shape:>15} size   {size['ours'] / 1e6:.1f} MB, ray {size['ray'] / 1e6:.1f} MB, ratio {ratio:.3f} "
-          f"(floor {_SIZE}); of the raw numbers {size['ours'] / features_TPD.nbytes:.3f}, "
-          f"ray {size['ray'] / features_TPD.nbytes:.3f}", flush=True)
+    print(
+        f"{name:5} {shape:>15} size   {size['ours'] / 1e6:.1f} MB, ray {size['ray'] / 1e6:.1f} MB, ratio {ratio:.3f} "
+        f"(floor {_SIZE}); of the raw numbers {size['ours'] / features_TPD.nbytes:.3f}, "
+        f"ray {size['ray'] / features_TPD.nbytes:.3f}",
+        flush=True,
+    )
     return right and ratio <= _SIZE
 
 

@@ -74,8 +74,11 @@ def _compare(folder: Path, videos: int, thresholds: list[float]) -> int:
         ratios.append(again_s / select_s)
         total = sum(map(len, masks.values()))
         kept = sum(int(mask.sum()) for mask in masks.values())
-        print(f"{threshold:9g} {total:7} {kept:6} {select_s:13.4f} {again_s:13.3f} {ratios[-1]:7.0f}x  "
-              f"{'yes' if equal else 'NO'}", flush=True)
+        print(
+            f"{threshold:9g} {total:7} {kept:6} {select_s:13.4f} {again_s:13.3f} {ratios[-1]:7.0f}x  "
+            f"{'yes' if equal else 'NO'}",
+            flush=True,
+        )
     ratio = statistics.median(ratios)
     print(f"median {ratio:.0f}x, floor {_FLOOR:g}x" + ("" if ratio >= _FLOOR else " MISSED"))
     return 0 if right and ratio >= _FLOOR else 1

@@ -40,11 +40,15 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=64, help="planned ranks")
     parser.add_argument("--scaling", type=int, default=1_000_000, help="samples of the timed plan")
     arguments = parser.parse_args()
-    print(f"machine: {_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-          f"Python {platform.python_version()}, numpy {np.__version__}")
+    print(
+        f"machine: {_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, numpy {np.__version__}"
+    )
     costs, lengths = manifest(arguments.samples)
-    print(f"{arguments.samples} samples, {costs.tokens_N.mean():.0f} tokens on average, "
-          f"{(costs.tokens_N > 8000).mean():.0%} fill a row of {ROW_TOKENS} alone")
+    print(
+        f"{arguments.samples} samples, {costs.tokens_N.mean():.0f} tokens on average, "
+        f"{(costs.tokens_N > 8000).mean():.0%} fill a row of {ROW_TOKENS} alone"
+    )
     print(f"{f'{arguments.ranks} planned ranks':58} {'steps':>6} {'fill':>7} {'step cost':>10}")
     right = True
     for budget, rounds in ((ROW_TOKENS, 1), (ROW_TOKENS, 2), (4 * ROW_TOKENS, 1)):
@@ -103,8 +107,10 @@ def time_plan(count: int, ranks: int) -> bool:
     settings = PlanSettings(ROW_TOKENS, global_batch_tokens=ROW_TOKENS * ranks, planned_ranks=ranks)
     plan = plan_epoch(costs, 0, 0, settings)
     seconds = time.perf_counter() - started_s
-    print(f"{count} samples planned in {seconds:.1f} s on one core: {len(plan)} steps, {len(plan.bin_ends_B)} bins, "
-          f"fill {plan.fill:.1%} (floor: {SECONDS:.0f} s for a million)")
+    print(
+        f"{count} samples planned in {seconds:.1f} s on one core: {len(plan)} steps, {len(plan.bin_ends_B)} bins, "
+        f"fill {plan.fill:.1%} (floor: {SECONDS:.0f} s for a million)"
+    )
     return seconds / count * 1e6 <= SECONDS
 
 

@@ -119,7 +119,9 @@ CLIPS: dict[str, Clip] = {
     "hevc_annex_b_ts": Clip("libx265", "mpegts", gop=10, options={**_FAST, "x265-params": _X265 + "open-gop=0"}),
     "vp9": Clip("libvpx-vp9", "webm", num_frames=48, options={"deadline": "realtime", "cpu-used": "8"}),
     "vp9_alt_ref": Clip(
-        "libvpx-vp9", "webm", num_frames=48,
+        "libvpx-vp9",
+        "webm",
+        num_frames=48,
         options={"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16"},
     ),
     "av1": Clip("libsvtav1", "matroska", num_frames=48, options={"preset": "12", "svtav1-params": "lp=1"}),

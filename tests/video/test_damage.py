@@ -105,9 +105,10 @@ def test_a_cut_file_is_flagged(name):
 
 def test_a_cut_mp4_with_its_index_in_front_is_flagged(tmp_path):
     path = tmp_path / "front.mp4"
-    with av.open(io.BytesIO(clip("h264_gop_250"))) as source, av.open(
-        str(path), "w", options={"movflags": "faststart"}
-    ) as copy:
+    with (
+        av.open(io.BytesIO(clip("h264_gop_250"))) as source,
+        av.open(str(path), "w", options={"movflags": "faststart"}) as copy,
+    ):
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:

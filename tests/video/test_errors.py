@@ -188,7 +188,14 @@ def test_decord_is_optional(monkeypatch):
 
 def test_the_set_is_closed_and_travels_between_processes():
     assert sorted(VIDEO_ERRORS) == [
-        "Corrupt", "Forbidden", "Missing", "NotAVideo", "Timeout", "TooLarge", "Truncated", "Unsupported",
+        "Corrupt",
+        "Forbidden",
+        "Missing",
+        "NotAVideo",
+        "Timeout",
+        "TooLarge",
+        "Truncated",
+        "Unsupported",
     ]
     error = Corrupt("a.mp4: two\n  lines")
     error.log_tail = "last words"

@@ -206,7 +206,12 @@ def test_shared_videos_hold_what_their_notes_say():
 
 
 _SECOND_OPINION = [  # decord 0.6.0 dithers 10-bit video in its own way, and misplaces frames of HEVC when it seeks
-    "longvu_example.mp4", "nasa_h264_two_streams.mp4", "nasa_rotated.mp4", "pancake.mkv", "rotated_90.mov", "vp9.webm",
+    "longvu_example.mp4",
+    "nasa_h264_two_streams.mp4",
+    "nasa_rotated.mp4",
+    "pancake.mkv",
+    "rotated_90.mov",
+    "vp9.webm",
 ]
 
 

@@ -17,6 +17,7 @@ _VECTORS = Path(__file__).resolve().parents[2].parent / "shared/golden/longvu/un
 
 # frames, frame rate; then (count, sum, last) of quick_start, video_mme, egoschema, mvbench, mvbench from 1.3 to 7.9 s.
 # Made with the published code; None where its step of 0 fails.
+# fmt: off
 _PUBLISHED = [
     (300, 29.97, (10, 1350, 270), (5, 600, 240), (5, 600, 240), (20, 2850, 285), (14, 1911, 234)),
     (301, 30.0, (11, 1650, 300), (6, 900, 300), (6, 900, 300), (21, 3150, 300), (14, 1911, 234)),
@@ -38,9 +39,12 @@ _PUBLISHED = [
     (60030, 30.0, (2001, 60030000, 60000), (1001, 30030000, 60000), (1001, 30030000, 60000), (4002, 120090015, 60015),
      (14, 1911, 234)),
 ]
+# fmt: on
 _MVBENCH_CLIP = dataclasses.replace(PUBLISHED_SAMPLING["mvbench"], start_s=1.3, end_s=7.9)
-_RULES = {**{name: PUBLISHED_SAMPLING[name] for name in ("quick_start", "video_mme", "egoschema", "mvbench")},
-          "mvbench_clip": _MVBENCH_CLIP}
+_RULES = {
+    **{name: PUBLISHED_SAMPLING[name] for name in ("quick_start", "video_mme", "egoschema", "mvbench")},
+    "mvbench_clip": _MVBENCH_CLIP,
+}
 
 
 @pytest.mark.parametrize("row", _PUBLISHED, ids=lambda row: f"{row[0]}@{row[1]}")

@@ -167,14 +167,14 @@ def test_the_child_is_light():
 
 
 def test_the_child_ends_with_its_parent(long_clip):
+    program = textwrap.dedent(f"""
+        from longvu_model.video.supervised import supervised_blocks
+        stream = supervised_blocks({str(long_clip)!r}, "fps:24")
+        print(stream._child._process.pid, flush=True)
+        input()
+    """)
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(f"""
-            from longvu_model.video.supervised import supervised_blocks
-            stream = supervised_blocks({str(long_clip)!r}, "fps:24")
-            print(stream._child._process.pid, flush=True)
-            input()
-        """)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_REPOSITORY,
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_REPOSITORY
     )
     child = int(parent.stdout.readline())
     parent.kill()
