@@ -1,4 +1,4 @@
-"""Who may import whom: the model knows nothing of the dataflow, and stages meet only in the shared modules."""
+"""Who may import whom: the model knows nothing of the dataflow, and stages never import each other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def broken_rules(path: Path) -> Iterator[str]:
             yield "mlflow is imported in pipelines/tracking only"
         other_stage = parts[0] == "pipelines" and len(parts) > 1 and parts[1] in STAGES and parts[1] not in here[1:2]
         if here[0] == "pipelines" and other_stage:
-            yield f"{name}: stages meet only in store, storage, config and tracking"
+            yield f"{name}: stages never import each other; put what they share beside them"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
