@@ -73,8 +73,10 @@ def elements_of(
     while index < len(tokens):
         token = tokens[index]
         length, tags = lexicon.longest(tokens, index)
-        if any(inside in texts for inside in range(index + 1, index + length)) and "choose" in tags:
-            length, tags = 0, frozenset()  # goes to | the garden, where an option is "to the garden"
+        inside = next((n for n in range(1, length) if index + n in texts), 0)
+        if inside and tags & {"choose", "place"}:
+            # goes | to the garden, right | before noon, where an option begins with the second word
+            length, tags = lexicon.longest(tokens, index, inside)
         if index in texts:
             one = texts[index]
             following = lexicon.longest(tokens, one.end)[1] if one.end < len(tokens) else frozenset()
@@ -228,6 +230,12 @@ def _latin(character: str) -> bool:
     return character.isascii() or unicodedata.name(character, "").startswith("LATIN")
 
 
+def _inside_a_sentence(tokens: Sequence[Token], index: int) -> bool:
+    """A capital between words in lower case is no article."""
+    around = [*tokens[max(0, index - 2) : index], tokens[index + 1]]
+    return len(around) == 3 and all(token.kind == "word" and token.text.islower() for token in around)
+
+
 def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, before: Sequence[Element]) -> bool:
     """A letter that is also a word, with a word behind it: is it used as a label?"""
     if tokens[index].norm == "i" and tokens[index + 1].norm != "is":
@@ -240,6 +248,8 @@ def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, be
     after = tokens[index + 1].text
     if upper and (title or (len(after) == 1 and label_letter(after).isalpha() and after.isupper() and after != "I")):
         return True
+    if upper and _inside_a_sentence(tokens, index):
+        return True
     if tags & {"right", "wrong"} and (closed or "be" in tags):
         return upper
     if "right" in tags and not closed and "than" in lexicon.longest(tokens, beyond)[1]:
@@ -247,5 +257,6 @@ def _followed_as_label(tokens: Sequence[Token], index: int, lexicon: Lexicon, be
     if "be" in tags:
         return upper or title or not before or before[-1].kind in ("mark", "newline")
     if tags & _AFTER_LABEL or tokens[index + 1].norm in _LINKS:
-        return upper or (title and bool(tags & _AFTER_LABEL)) or bool(tags & {"and", "or"})
+        reason = not before and after == "because"
+        return upper or reason or (title and bool(tags & _AFTER_LABEL)) or bool(tags & {"and", "or"})
     return False

@@ -15,9 +15,11 @@ _NOT_AFTER_ARTICLE = {"and", "or", "is", "was", "nor", "but", "as", "to", "in", 
 _OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus"}
 _MULTIPLIERS = {"percent", "million", "billion", "thousand", "hundred", "dozen", "trillion", "and a half"}
 _BEFORE_PRONOUN = "the this that which no every each any correct right last other only wrong best another some"
+_AFTER_PRONOUN = {"is", "of", "that", "who", "which", "can", "might", "could", "would"}
+_PLACES = {"on", "at", "in", "from", "with", "behind", "near", "under", "beside"}
 _NOT_PRONOUN = set(_BEFORE_PRONOUN.split(" "))
 _OR = {"or", "oder", "ou", "o", "of", "eller", "lub", "或", "или", "veya", "أو", "או", "या", "หรือ", "hoặc", "atau"}
-_MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost"}
+_MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost", "first", "last", "next"}
 _PARTICLES = re.compile(
     r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
     r"입니다|이다|이에요|예요|에요|임|이며|며|이고|고|인|일|이었|였|죠|이죠|네요|요|이네요|같|하|한|할|해|했|합|됩|된|되|이지|지|이라|라|이나|나|아니|다|인데|들|씩|째|번)"
@@ -185,7 +187,7 @@ class OptionTexts:
 
     @staticmethod
     def _article(token: Token, after: Token | None) -> bool:
-        if token.norm not in _ARTICLES or after is None or (after.kind != "word" and after.text != "-"):
+        if token.norm not in _ARTICLES or after is None or (after.kind not in ("word", "number") and after.text != "-"):
             return False
         return after.norm not in _NOT_AFTER_ARTICLE
 
@@ -233,17 +235,7 @@ class OptionTexts:
         if tokens[index].norm != "one":
             return False
         after = tokens[index + 1].norm if index + 1 < len(tokens) else ""
-        return (index > 0 and tokens[index - 1].norm in _NOT_PRONOUN) or after in (
-            "is",
-            "of",
-            "that",
-            "who",
-            "which",
-            "can",
-            "might",
-            "could",
-            "would",
-        )
+        return (index > 0 and (tokens[index - 1].norm in _NOT_PRONOUN or after in _PLACES)) or after in _AFTER_PRONOUN
 
     def _occurrences(self, spelling: _Spelling, text: _Text, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
         position = text.string.find(spelling.key)

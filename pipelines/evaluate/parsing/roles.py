@@ -21,6 +21,10 @@ _CUES = {"answer", "choose", "right"}
 # Beside a label with nothing else in its clause, these present it.
 _PRESENTING = {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
 _FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
+_SPEAKERS = _FIRST_PERSON | {"we", "our", "me"}
+# What may stand before the noun of ``the answer ... is B``, and what may not stand behind it.
+_LEADS = {"filler", "so", "final", "maybe", "right", "be"}
+_DENIES = {"not", "wrong", "reject", "first", "others", "if", "although"}
 _PREPOSITIONS = {"to", "of", "in", "on", "at", "for", "from", "with", "by", "as", "like", "the", "a", "an"}
 # What is told apart by letters in a scene.
 _LETTERED = {
@@ -75,7 +79,7 @@ class _Reader(Surroundings):
         before = self.tags(self.clause_start, mention.first)
         mention.hedged = "maybe" in left | right | before or (self._modal() and not self._also())
         announced = bool(left & _CUES) and not (
-            "list" in left and not left & {"right", "be", "final", "choose"} and mention.group
+            not left & {"right", "be", "final", "choose"} and (("list" in left and mention.group) or self._seen(left))
         )
         if self._ignored(left, before):
             mention.role = IGNORED
@@ -118,6 +122,7 @@ class _Reader(Surroundings):
             self.mention.role = PLAIN
         elif presented or self.closed or self._cleft() or (self.opens() if functional else self._stands(left)):
             self.mention.role, self.mention.bare = CHOSEN, not presented
+            self.mention.announced = presented and not self.mention.group
         else:
             self.mention.role = IGNORED if functional else PLAIN
 
@@ -138,8 +143,10 @@ class _Reader(Surroundings):
             return True
         if {"others", "choose"} <= self.right() or self._not_excluded(left):
             return True
-        if "first" in self.tags(sentence.start, self.mention.first) & {"first"} and not self.after(
-            "but", "mend", "so", "first"
+        if (
+            "first" in self.tags(sentence.start, self.mention.first)
+            and not self.after("but", "mend", "so", "first")
+            and not self._chosen_anew()
         ):
             return True
         if self._conditional() and not self._itemised():
@@ -153,6 +160,16 @@ class _Reader(Surroundings):
         ):
             return bool(before & {"choose", "answer"}) or "others" in left
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
+
+    def _seen(self, left: set[str]) -> bool:
+        """``he wears the letter D``: a thing in the scene."""
+        before = self.elements[self.clause_start : self.mention.first]
+        return "sign" in left and any(one.kind == "word" for one in before)
+
+    def _chosen_anew(self) -> bool:
+        """``my first answer was A and I go with B``: between the option named before and this one, a verb chooses."""
+        earlier = [one.last for one in self.sentence.mentions if one.last < self.mention.first]
+        return bool(earlier) and "choose" in self.tags(earlier[-1], self.mention.first)
 
     def _not_excluded(self, left: set[str]) -> bool:
         """``B cannot be excluded``, ``I can't rule out B``: this does not choose it."""
@@ -189,12 +206,14 @@ class _Reader(Surroundings):
         return False
 
     def _conceded(self) -> bool:
-        """The concession names this option and no other before it."""
-        for one in reversed(self.elements[self.sentence.start : self.mention.first]):
+        """The concession names this option and no other before it; *while* can also join two events."""
+        for index in range(self.mention.first - 1, self.sentence.start - 1, -1):
+            one = self.elements[index]
             if one.mention:
                 return False
             if "although" in one.tags:
-                return True
+                event = one.text == "while" and self.elements[index - 1].kind in ("text", "word")
+                return not (event and self.mention.kind == "text")
         return False
 
     def _tag_question(self) -> bool:
@@ -341,7 +360,7 @@ class _Reader(Surroundings):
         if before.text in ":→=":
             return not left & {"ask", "because", "list"} and self._colon_answers()
         others = [one for one in sentence.mentions if one is not mention and one.role != REJECTED]
-        remark = mention.kind == "label" and before.text in "(-–" and not others
+        remark = mention.kind == "label" and before.text in "([-–" and not others
         return self.last and before.text in ",–-([" and (self.closed or remark)
 
     def _is_complement(self) -> bool:
@@ -362,13 +381,31 @@ class _Reader(Surroundings):
             joined = self.mention.first < self.mention.last
             return (
                 joined
+                or self._replaces()
                 or bool(_SUBJECTS & self._words_before())
+                or self._answer_is_subject(place)
                 or any(one.labels & self.mention.labels for one in named)
             )
-        clause = self.elements[self.clause_start - 1] if self.clause_start > self.sentence.start else verb
-        earlier = any(one.kind == "label" for one in self.elements[self.sentence.start : self.clause_start])
-        leads = verb.text not in _PREPOSITIONS and "and" not in verb.tags and "but" in clause.tags and earlier
+        leads = verb.text not in _PREPOSITIONS and "and" not in verb.tags and self._replaces()
         return leads or self._first_person()
+
+    def _replaces(self) -> bool:
+        """``..., but ... B``: the clause opens with *but* behind another label."""
+        start = self.clause_start
+        lead = self.elements[max(self.sentence.start, start - 1) : start + 1]
+        return any("but" in one.tags for one in lead) and any(
+            one.kind == "label" for one in self.elements[self.sentence.start : start]
+        )
+
+    def _answer_is_subject(self, verb: int) -> bool:
+        """``the answer I would give is B``, ``the answer, judging by the plates, is B``."""
+        subject = self.elements[self.sentence.start : verb]
+        noun = next((n for n, one in enumerate(subject) if one.kind != "mark" and not one.tags & _LEADS), 0)
+        rest = subject[noun + 1 :]
+        if not subject or "answer" not in subject[noun].tags or any(one.mention or one.tags & _DENIES for one in rest):
+            return False
+        aside = bool(rest) and rest[0].text in ",(–"
+        return aside or any(one.text in _SPEAKERS | {"among", "of", "to"} or "right" in one.tags for one in rest)
 
     def _first_person(self) -> bool:
         """``I'd put my money on C``: what the speaker does with an option, unless that is a thing's name."""

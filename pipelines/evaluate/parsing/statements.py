@@ -112,7 +112,7 @@ def _label_mark(elements: Sequence[Element], start: int, index: int) -> bool:
     """The dot of ``B. text``: behind a label that opens the sentence, with something behind it on the line."""
     if elements[index].text != "." or index + 1 >= len(elements) or elements[index + 1].kind == "newline":
         return False
-    if elements[index + 1].kind == "label":
+    if elements[index + 1].kind == "label" or elements[index + 1].tags & {"mend", "undo"}:
         return False
     before = elements[start:index]
     said = [one for one in before if not (one.kind == "mark" and one.text in "(['\"{<)]}>")]
@@ -178,7 +178,8 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     told = left.group and left.kind == "label" and right.kind == "text" and left.labels & right.labels
     if told and _marks_only(between):
         return Mention(left.labels, "label", left.first, right.last, group=True)
-    if left.kind != right.kind and not left.group:
+    joined = len(between) == 1 and between[0].tags & {"and", "or"}  # red and B
+    if left.kind != right.kind and not left.group and not joined:
         return None
     between = _less_remarks(between, elements[right.last + 1 : right.last + 2])
     inside = any(one.text == "(" for one in between) and not any(one.text == ")" for one in between)

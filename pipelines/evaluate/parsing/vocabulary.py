@@ -59,16 +59,17 @@ class Lexicon:
     numbers: dict[str, str]
     english: bool
 
-    def longest(self, tokens: Sequence[Token], index: int) -> tuple[int, frozenset[str]]:
-        """Return how many tokens the longest phrase at ``index`` covers (0: none), and its tags."""
+    def longest(self, tokens: Sequence[Token], index: int, most: int = 99) -> tuple[int, frozenset[str]]:
+        """Return how many tokens, ``most`` or fewer, the longest phrase at ``index`` covers (0: none), and its tags."""
+        limit = min(index + most, len(tokens))
         for phrase, tags in self.phrases.get(tokens[index].norm, ()):
             end = index + len(phrase)
-            if end <= len(tokens) and all(tokens[index + n].norm == word for n, word in enumerate(phrase)):
+            if end <= limit and all(tokens[index + n].norm == word for n, word in enumerate(phrase)):
                 return len(phrase), tags
         folded = _fold(tokens[index].norm)
         for phrase, tags in self.phrases.get("~" + folded, ()):
             end = index + len(phrase)
-            if end <= len(tokens) and all(_fold(tokens[index + n].norm) == word for n, word in enumerate(phrase)):
+            if end <= limit and all(_fold(tokens[index + n].norm) == word for n, word in enumerate(phrase)):
                 return len(phrase), tags
         return self._prefixed(tokens[index].norm)
 
@@ -153,6 +154,8 @@ def _lexicon(languages: tuple[str, ...]) -> Lexicon:
     for words, tags in collected.items():
         if "final" in tags and any(words[-len(noun) :] == noun or words[: len(noun)] == noun for noun in nouns):
             tags.add("answer")
+        if "place" in tags:
+            tags.add("filler")
         if not words:
             continue
         index.setdefault(words[0], []).append((words, frozenset(tags)))
