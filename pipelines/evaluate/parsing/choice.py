@@ -28,6 +28,12 @@ _ASKED_LABEL = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[ \t]*(?=\W*[A-Z]\W*$)", 
 _NUMBERED_LABEL = re.compile(r"^[ \t]*[(\[]?\d{1,3}[)\].:][ \t]*(?=[A-Za-z]\W*$)", re.M)
 _ASKED_LINE = re.compile(rf"^[ \t]*(?:{_ASKED})[ \t]*:[^\n]*?(?=\n|\banswer:|\Z)", re.M | re.I)
 
+_CONTRACTED = re.compile(
+    r"(?<![\w'])([B-H])'s(?=[ ]+(?:(?:the|my|our|not|it|what|where|clearly|obviously|definitely|probably)\b|"
+    r"(?:right|correct|best|true|wrong|incorrect|false|out)[ ]*(?:[^\w ]|$|because\b|and\b|but\b|than\b)))",
+    re.M,
+)
+
 
 def parse_choice(reply: str, options: Sequence[str]) -> str | None:
     """Return the label that ``reply`` commits to, "A" for the first option, or None when no single choice can be read.
@@ -50,6 +56,7 @@ def parse_choice(reply: str, options: Sequence[str]) -> str | None:
         return None
     if _QUESTION_LINE.search(text):
         text = _ANSWER_MARKER.sub("\nanswer:", text)
+    text = _CONTRACTED.sub(r"\1 is", text)
     text = _ASKED_LINE.sub("", _ASKED_LABEL.sub("answer: ", _NUMBERED_LABEL.sub("", text)))
     tokens = tokenise(text)
     lexicon = lexicon_for(tokens)

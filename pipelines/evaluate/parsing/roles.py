@@ -14,14 +14,19 @@ from pipelines.evaluate.parsing.statements import (
     Sentence,
     mentions_of,
 )
-from pipelines.evaluate.parsing.surroundings import Surroundings
+from pipelines.evaluate.parsing.surroundings import IT_IS, Surroundings
 from pipelines.evaluate.parsing.vocabulary import is_answer_name
 
 _CUES = {"answer", "choose", "right"}
 # Beside a label with nothing else in its clause, these present it.
 _PRESENTING = {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
 _FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
-_SPEAKERS = _FIRST_PERSON | {"we", "our", "me"}
+_SPEAKERS = _FIRST_PERSON | {"we", "well", "our", "me", "youre"}
+# Behind these the speaker does not act on an option.
+_NOT_ACTS = {
+    "a", "an", "the", "see", "saw", "hear", "heard", "notice", "noticed", "spot", "read", "know", "of", "from", "in", "at",
+    "about", "against", "into", "around", "near", "behind", "past", "beyond", "regarding", "concerning", "off",
+}  # fmt: skip
 # What may stand before the noun of ``the answer ... is B``, and what may not stand behind it.
 _LEADS = {"filler", "so", "final", "maybe", "right", "be"}
 _DENIES = {"not", "wrong", "reject", "first", "others", "if", "although"}
@@ -89,7 +94,7 @@ class _Reader(Surroundings):
         if self._rejected(left, right, before):
             mention.role = REJECTED
             return
-        called = self._called_right(right)
+        called = self._called_right()
         mention.final = "final" in left | before and (
             mention.kind == "label" or bool(left & _CUES) or self.after_colon()
         )
@@ -152,19 +157,23 @@ class _Reader(Surroundings):
         if self._conditional() and not self._itemised():
             return True
         if "although" in before and not self.after("but", "so", "answer", "although") and self._conceded():
-            return True
+            return self.mention.kind == "text" or self._chosen_before() or not self._called_right()
         if (
             "others" in before
             and before & {"choose", "maybe", "others"}
             and (self.mention.kind == "label" or before & {"choose"})
         ):
-            return bool(before & {"choose", "answer"}) or "others" in left
+            return bool(before & {"choose", "answer"}) or "others" in left or self.it_is()
         return "ask" in left and not left & {"be", "right", "choose", "final"} and not left & {"answer"}
 
     def _seen(self, left: set[str]) -> bool:
         """``he wears the letter D``: a thing in the scene."""
         before = self.elements[self.clause_start : self.mention.first]
         return "sign" in left and any(one.kind == "word" for one in before)
+
+    def _chosen_before(self) -> bool:
+        """The sentence has chosen another option already."""
+        return any(one.role == CHOSEN for one in self.sentence.mentions if one.last < self.mention.first)
 
     def _chosen_anew(self) -> bool:
         """``my first answer was A and I go with B``: between the option named before and this one, a verb chooses."""
@@ -187,7 +196,8 @@ class _Reader(Surroundings):
         place = self.mention.first - 1
         while place > self.sentence.start and self.elements[place].text == ":":
             place -= 1
-        return self.elements[place].text.casefold() in _LETTERED
+        name = self.elements[place]
+        return name.text.casefold() in _LETTERED and name.end - name.start == 1
 
     def _compared(self) -> bool:
         """*Than* stands before the mention; a word that is also *that* counts only behind another mention."""
@@ -220,10 +230,15 @@ class _Reader(Surroundings):
         """``It is B, isn't it?`` states what it asks about."""
         said = self.elements[self.sentence.start : self.sentence.end]
         commas = [n for n, one in enumerate(said) if one.kind == "mark" and one.text == ","]
-        if not commas or self.sentence.start + commas[-1] < self.mention.last or "be" in said[0].tags:
+        if not commas or self.sentence.start + commas[-1] < self.mention.last or self._inverted(said[0]):
             return False
         tail = [one for one in said[commas[-1] + 1 :] if one.kind != "mark"]
         return 0 < len(tail) <= 3 and all(one.kind == "tag" and not one.tags & {"or", "if"} for one in tail)
+
+    @staticmethod
+    def _inverted(verb: Element) -> bool:
+        """``Is it B``, not ``It's B``."""
+        return "be" in verb.tags and verb.text not in IT_IS
 
     def _said_by_another(self) -> bool:
         """``"B", says he``."""
@@ -278,7 +293,7 @@ class _Reader(Surroundings):
             and not any(tags & {"right", "yes"} for tags in walked)
         )
 
-    def _called_right(self, right: set[str]) -> bool:
+    def _called_right(self) -> bool:
         walked = self.walked
         flat = {tag for tags in walked for tag in tags}
         if "not" in flat or "wrong" in flat:
@@ -306,6 +321,8 @@ class _Reader(Surroundings):
                 break
             if {"be", "the"} <= seen and "answer" in one.tags:
                 return True
+            if "be" in seen and one.text in ("i", "id", "ill", "we"):
+                return self.mention.kind == "label" and not self.mention.group  # B is where I land
             seen |= one.tags | ({"the"} if one.text == "the" else set())
             words.add(one.text)
         praise = words & _SUPERLATIVES or ("be" in seen and words & {"more", "most"})
@@ -338,7 +355,13 @@ class _Reader(Surroundings):
             comma = nxt is not None and nxt.kind == "mark" and nxt.text == ","
             whole = self.closed_sentence()
             return whole or self.first or sentence.opens_line or not comma or (mention.kind == "text" and self.closed)
-        return self._closes(left) or (mention.kind == "label" and not mention.group and self._it_was())
+        if mention.kind == "label" and not mention.group and (self._it_was() or self._taken_over_another()):
+            return True
+        return self._closes(left)
+
+    def _taken_over_another(self) -> bool:
+        """``I would take B over C``."""
+        return "than" in self.tags(self.mention.last + 1, self.mention.last + 2) and self._first_person()
 
     def _it_was(self) -> bool:
         """``it was B all along``."""
@@ -410,10 +433,19 @@ class _Reader(Surroundings):
     def _first_person(self) -> bool:
         """``I'd put my money on C``: what the speaker does with an option, unless that is a thing's name."""
         part = [one for one in self.elements[self.clause_start : self.mention.first] if one.kind != "mark"]
-        speaks = any(one.text in _FIRST_PERSON for one in part[:2])
-        if any(one.mention for one in part):
+        if any(one.mention or one.tags & _DENIES for one in part):
             return False
-        return speaks and part[-1].kind == "tag" and part[-1].text not in ("a", "an", "the", "see", "of")
+        if not any(one.text in _SPEAKERS for one in part[:2]) and not self._led_to(part):
+            return False
+        verbs = [one for one in part if one.kind == "word"]
+        plain = part[-1].kind == "tag" or (len(verbs) == 1 and not verbs[0].text.endswith("s"))
+        return plain and part[-1].text not in _NOT_ACTS
+
+    @staticmethod
+    def _led_to(part: Sequence[Element]) -> bool:
+        """``this brings us to B``."""
+        ours = any(one.text in ("us", "me") for one in part)
+        return ours and part[0].text in ("this", "that", "it", "which") and part[-1].text in ("to", "at", "with")
 
     def _words_before(self) -> set[str]:
         return {one.text for one in self.elements[self.sentence.start : self.mention.first]}

@@ -33,6 +33,7 @@ _SEPARATES = set(
 _SINGLES_OUT = ("only", "just")
 _LONGEST_HEADING = 40
 _SENTENCE_ENDS = ".!?;"
+_ABBREVIATED = {"vs", "ans", "opt", "resp", "approx", "cf"}
 
 
 @dataclass(slots=True)
@@ -87,6 +88,7 @@ def sentences_of(elements: Sequence[Element]) -> list[Sentence]:
             end = True
         else:
             end = element.kind == "mark" and element.text in _SENTENCE_ENDS and not _label_mark(elements, start, index)
+            end = end and not (element.text == "." and index and elements[index - 1].text.casefold() in _ABBREVIATED)
         if end:
             if any(one.kind not in ("mark", "newline") or one.text == "?" for one in elements[start : index + 1]):
                 sentences.append(Sentence(start, index + 1, element.text == "?", opens_line))
@@ -192,6 +194,8 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
             connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"}))
         elif one.text in _SINGLES_OUT and left.labels != right.labels:
             return None
+        elif one.text == "i":
+            return None  # some answer B, I answer C
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
         elif not (

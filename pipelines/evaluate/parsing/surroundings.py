@@ -9,7 +9,8 @@ from pipelines.evaluate.parsing.elements import Element
 from pipelines.evaluate.parsing.statements import Mention, Sentence
 
 _THAT = {"dass", "daß", "что", "że", "that", "hogy", "att", "dat"}
-_IT_IS = {"its", "thats", "itd", "itll", "thatd", "thatll", "cest"}
+IT_IS = {"its", "thats", "itd", "itll", "thatd", "thatll", "cest"}
+_PLACES = {"at", "in", "on", "from", "by"}
 _SOFT_MARKS = ":\"'([{<>–-=→*)]}/✓|"
 _REACH = 60
 _FAR = 2000
@@ -286,6 +287,8 @@ class Surroundings:
     def opens(self) -> bool:
         """The mention opens the sentence and is set off."""
         before = self.elements[self.sentence.start : self.mention.first]
+        if before and before[-1].text in _PLACES:
+            return False
         if any(
             not (
                 one.kind in ("mark", "newline")
@@ -326,7 +329,7 @@ class Surroundings:
     def it_is(self) -> bool:
         """``it is`` stands before the mention."""
         before = self.elements[max(self.sentence.start, self.mention.first - 2) : self.mention.first]
-        if before and before[-1].text in _IT_IS:
+        if before and before[-1].text in IT_IS:
             return True
         copula = len(before) == 2 and "be" in before[1].tags and "filler" not in before[1].tags
         return copula and bool(before[0].tags & {"filler"})

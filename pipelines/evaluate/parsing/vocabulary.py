@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -61,17 +61,13 @@ class Lexicon:
 
     def longest(self, tokens: Sequence[Token], index: int, most: int = 99) -> tuple[int, frozenset[str]]:
         """Return how many tokens, ``most`` or fewer, the longest phrase at ``index`` covers (0: none), and its tags."""
-        limit = min(index + most, len(tokens))
-        for phrase, tags in self.phrases.get(tokens[index].norm, ()):
-            end = index + len(phrase)
-            if end <= limit and all(tokens[index + n].norm == word for n, word in enumerate(phrase)):
-                return len(phrase), tags
-        folded = _fold(tokens[index].norm)
-        for phrase, tags in self.phrases.get("~" + folded, ()):
-            end = index + len(phrase)
-            if end <= limit and all(_fold(tokens[index + n].norm) == word for n, word in enumerate(phrase)):
-                return len(phrase), tags
-        return self._prefixed(tokens[index].norm)
+        first = tokens[index].norm
+        for key, written in ((first, _as_written), ("~" + _fold(first), _fold)):
+            for phrase, tags in self.phrases.get(key, ()):
+                length = _covered(tokens, index, phrase, written)
+                if 0 < length <= most:
+                    return length, tags
+        return self._prefixed(first)
 
     def _prefixed(self, word: str) -> tuple[int, frozenset[str]]:
         """Hebrew and Arabic write *and*, *the* and *that* as one word with the next."""
@@ -80,6 +76,22 @@ class Lexicon:
                 if len(phrase) == 1:
                     return 1, tags | ({"and"} if word[0] in "וو" else frozenset())
         return 0, frozenset()
+
+
+def _as_written(word: str) -> str:
+    return word
+
+
+def _covered(tokens: Sequence[Token], index: int, phrase: tuple[str, ...], written: Callable[[str], str]) -> int:
+    """How many tokens from ``index`` are the phrase, with spaces or hyphens between its words; 0 where they are not."""
+    end = index
+    for word in phrase:
+        if index < end < len(tokens) and tokens[end].text == "-" and tokens[end].glued:
+            end += 1
+        if end >= len(tokens) or written(tokens[end].norm) != word:
+            return 0
+        end += 1
+    return end - index
 
 
 def lexicon_for(texts: Iterable[Token]) -> Lexicon:
