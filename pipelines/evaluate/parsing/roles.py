@@ -24,8 +24,8 @@ _FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
 _SPEAKERS = _FIRST_PERSON | {"we", "well", "our", "me", "youre"}
 # Behind these the speaker does not act on an option.
 _NOT_ACTS = {
-    "a", "an", "the", "see", "saw", "hear", "heard", "notice", "noticed", "spot", "read", "know", "of", "from", "in", "at",
-    "about", "against", "into", "around", "near", "behind", "past", "beyond", "regarding", "concerning", "off",
+    "a", "an", "the", "see", "saw", "hear", "heard", "notice", "noticed", "spot", "read", "know", "of", "from", "in",
+    "at", "about", "against", "into", "around", "near", "behind", "past", "beyond", "regarding", "concerning", "off",
 }  # fmt: skip
 # What may stand before the noun of ``the answer ... is B``, and what may not stand behind it.
 _LEADS = {"filler", "so", "final", "maybe", "right", "be"}
@@ -157,7 +157,9 @@ class _Reader(Surroundings):
         if self._conditional() and not self._itemised():
             return True
         if "although" in before and not self.after("but", "so", "answer", "although") and self._conceded():
-            return self.mention.kind == "text" or self._chosen_before() or not self._called_right()
+            earlier = [one.role for one in sentence.mentions if one.last < self.mention.first]
+            if self.mention.kind == "text" or not earlier or CHOSEN in earlier or not self._called_right():
+                return True  # not of C is tempting, though B is right
         if (
             "others" in before
             and before & {"choose", "maybe", "others"}
@@ -170,10 +172,6 @@ class _Reader(Surroundings):
         """``he wears the letter D``: a thing in the scene."""
         before = self.elements[self.clause_start : self.mention.first]
         return "sign" in left and any(one.kind == "word" for one in before)
-
-    def _chosen_before(self) -> bool:
-        """The sentence has chosen another option already."""
-        return any(one.role == CHOSEN for one in self.sentence.mentions if one.last < self.mention.first)
 
     def _chosen_anew(self) -> bool:
         """``my first answer was A and I go with B``: between the option named before and this one, a verb chooses."""
