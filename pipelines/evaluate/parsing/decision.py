@@ -22,6 +22,8 @@ from pipelines.evaluate.parsing.statements import (
 
 _STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
 
+# Elements of the last item of a walk.
+_LONGEST_ITEM = 400
 # Texts of one sentence that a label is held against.
 _MOST_TEXTS = 10
 
@@ -72,7 +74,7 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
         while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
             end += 1
         if end - start > 1:
-            stop = ends[bisect_right(ends, items[end - 1].last)]
+            stop = min(ends[bisect_right(ends, items[end - 1].last)], items[end - 1].last + _LONGEST_ITEM)
             named = mentions[bisect_left(firsts, items[start].first) : bisect_left(firsts, stop)]
             _read_walk(elements, items[start:end], named, stop)
         start = end
@@ -86,6 +88,8 @@ def _is_item(elements: Sequence[Element], mention: Mention) -> bool:
         return True
     following = elements[mention.first + 1 : mention.first + 3]
     opens = mention.first == 0 or elements[mention.first - 1].kind == "newline"
+    if opens and (not following or following[0].kind == "newline" or following[0].text in "✓✗"):
+        return True
     if opens and following and following[0].text in ".):" and (len(following) == 1 or following[1].kind == "newline"):
         return True
     if not following or following[0].kind not in ("mark", "text"):

@@ -19,7 +19,7 @@ from pipelines.evaluate.parsing.vocabulary import is_answer_name
 
 _CUES = {"answer", "choose", "right"}
 # Beside a label with nothing else in its clause, these present it.
-_PRESENTING = {"be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
+_PRESENTING = {"now", "be", "so", "final", "maybe", "mend", "yes", "choose", "right", "than", "not", "but"}
 _FIRST_PERSON = {"i", "id", "ill", "im", "ive", "my"}
 _SPEAKERS = _FIRST_PERSON | {"we", "well", "our", "me", "youre"}
 # Behind these the speaker does not act on an option.
@@ -150,7 +150,7 @@ class _Reader(Surroundings):
             return True
         if (
             "first" in self.tags(sentence.start, self.mention.first)
-            and not self.after("but", "mend", "so", "first")
+            and not self.after("but", "mend", "so", "now", "first")
             and not self._chosen_anew()
         ):
             return True

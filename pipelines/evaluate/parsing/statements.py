@@ -194,8 +194,8 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
             connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"}))
         elif one.text in _SINGLES_OUT and left.labels != right.labels:
             return None
-        elif one.text == "i":
-            return None  # some answer B, I answer C
+        elif one.text == "i" or "now" in one.tags:
+            return None  # some answer B, I answer C; first B, now C
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
         elif not (

@@ -294,7 +294,7 @@ class Surroundings:
                 one.kind in ("mark", "newline")
                 or (
                     one.kind == "tag"
-                    and one.tags <= {"yes", "no", "so", "final", "mend", "filler", "be", "maybe"}
+                    and one.tags <= {"yes", "no", "so", "final", "mend", "filler", "be", "maybe", "now"}
                     and self.mention.kind == "label"
                 )
             )

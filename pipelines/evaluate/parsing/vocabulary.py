@@ -40,6 +40,10 @@ _ORDINALS = [
     "eleventh",
     "twelfth",
 ]
+_SIMPLIFIED = str.maketrans(
+    "應該選擇確對錯誤項題視頻認為覺來這個沒無與還實際說從後過剛給們會須據結論綜總終於顯難斷並單問樣將獲發現變訂讓較適當間開關",
+    "应该选择确对错误项题视频认为觉来这个没无与还实际说从后过刚给们会须据结论综总终于显难断并单问样将获发现变订让较适当间开关",
+)
 _VARIANTS = str.maketrans("ıłđøىة", "ildoيه")
 
 
@@ -166,13 +170,13 @@ def _lexicon(languages: tuple[str, ...]) -> Lexicon:
     for words, tags in collected.items():
         if "final" in tags and any(words[-len(noun) :] == noun or words[: len(noun)] == noun for noun in nouns):
             tags.add("answer")
-        if "place" in tags:
+        if tags & {"place", "now"}:
             tags.add("filler")
         if not words:
             continue
         index.setdefault(words[0], []).append((words, frozenset(tags)))
         folded = tuple(map(_fold, words))
-        if folded not in collected and len("".join(folded)) >= _LEAST_FOLDED:
+        if (folded not in collected and len("".join(folded)) >= _LEAST_FOLDED) or _is_chinese(words[0][0]):
             index.setdefault("~" + folded[0], []).append((folded, frozenset(tags)))
     for entries in index.values():
         entries.sort(key=lambda entry: -len(entry[0]))
@@ -226,10 +230,16 @@ def _scripts(text: str) -> frozenset[str]:
 @lru_cache(maxsize=16384)
 def _fold(word: str) -> str:
     """Without the accents, vowel points and letter variants that writers leave out."""
+    if _is_chinese(word[0]):
+        return word.translate(_SIMPLIFIED)
     if word.isascii() or not _scripts(word[0]) & {"LATIN", "CYRILLIC", "ARABIC", "HEBREW"}:
         return word
     base = "".join(c for c in unicodedata.normalize("NFD", word) if unicodedata.category(c) != "Mn")
     return base.translate(_VARIANTS)
+
+
+def _is_chinese(character: str) -> bool:
+    return "\u4e00" <= character <= "\u9fff"
 
 
 @cache
