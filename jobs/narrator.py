@@ -26,7 +26,8 @@ _LAST_LINES = 15
 _READY_WITHIN_S = 180.0
 # What Ray says about its own affairs, and what libraries say in its processes, beside what the job prints.
 _RAYS_OWN = re.compile(
-    r"\[?\d{4}-\d\d-\d\d [\d:,]+\s+(INFO|SUCC|WARNING|ERR|[IWE] )|INFO \d{4}-|Running entrypoint for job|\(.*\bpid=\d+"
+    r"\[?\d{4}-\d\d-\d\d [\d:,]+\s+(INFO|SUCC|WARN|ERR|[IWE] )|INFO \d{4}-|Running entrypoint for job"
+    r"|\(raylet\)|\(.*\bpid=\d+"
 )
 _WORKERS_STEP = re.compile(r"\(\w+ pid=\d+[^)]*\) ((?:step|continuing|checkpoint) .*)")
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -127,7 +128,7 @@ def serve_until_told(config: ServeConfig, key: str | None) -> None:
             # Ray 2.60 has put its own handler here, which ends the process at once.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: told.set())
-            print(_welcome(config, key), flush=True)
+            print(welcome(config, key), flush=True)
             told.wait()
             note("letting running answers end ...")
             serve.delete(config.name)
@@ -164,13 +165,14 @@ def _with_key(config: ServeConfig) -> tuple[ServeConfig, str | None]:
     return config.changed(auth=config.auth.changed(entries=(entry,))), key
 
 
-def _welcome(config: ServeConfig, key: str | None) -> str:
+def welcome(config: ServeConfig, key: str | None) -> str:
+    """What to do now that it answers: the address, and commands that can be pasted into a shell."""
     url = base_url(config)
     shown = key or "$LONGVU_API_KEY"
     part = {"type": "video_url", "video_url": {"url": "video:ID"}}
     text = {"type": "text", "text": "What happens?"}
     body = {"model": config.models[0].name, "messages": [{"role": "user", "content": [part, text]}]}
-    header = f" -H 'Authorization: Bearer {shown}'" if config.auth.required else ""
+    header = f' -H "Authorization: Bearer {shown}"' if config.auth.required else ""
     lines = [f"ready: {url}/v1"]
     if key:
         lines.append(f"API key of this run: {key}")
@@ -178,7 +180,7 @@ def _welcome(config: ServeConfig, key: str | None) -> str:
         lines.append(f"chat page: {url}/ui")
     lines += [
         f"  curl {url}/v1/videos{header} -F file=@VIDEO.mp4",
-        f"  curl {url}/v1/chat/completions{header} --json '{json.dumps(body)}'",
+        f"  curl {url}/v1/chat/completions{header} --json {shlex.quote(json.dumps(body))}",
     ]
     return "\n".join(lines)
 
