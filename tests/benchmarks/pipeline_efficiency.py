@@ -1,8 +1,9 @@
 """How much the stages of extraction wait for each other: the job's wall time over that of its slowest stage alone.
 
-    python -m tests.benchmarks.pipeline_efficiency [--units 24] [--rounds 2] [--set encode.threads=1 ...]
+    python -m tests.benchmarks.pipeline_efficiency [--sampling fps:1] [--videos 72] [--rounds 2] [--set KEY=VALUE ...]
 
-Units are synthetic videos of 100 s at five frames per second, one unit each, encoded by the tiny preset. Alone, a
+Units are synthetic videos of 100 s, encoded by the tiny preset. At one frame per second, as shipped, decoding takes
+longest; at five, encoding takes as long as decoding, and both together all of two CPUs. Alone, a
 stage runs over all units in a bare loop in this process, without Ray: as many workers as the job has on two CPUs, which
 is one of each, so nothing but the work is counted. The job is the real one on a Ray of two CPUs. Its wall time is as in
 its report, from the beginning of the first unit to the last commit; left out is listing and measuring sources, and
@@ -45,7 +46,6 @@ from tests.benchmarks.decode_path import two_cpus
 
 LIMIT = 1.25
 SOURCES = 8
-SAMPLING = "fps:5"
 
 
 def write_videos(folder: Path, count: int) -> None:
@@ -112,8 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     alone: dict[str, list[float]] = {}
     walls: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
-        write_videos(Path(scratch), arguments.units)
-        settings = [f"source={scratch}/videos", f"workdir={scratch}", f"sampling={SAMPLING}", *arguments.set]
+        write_videos(Path(scratch), arguments.videos)
+        settings = [f"source={scratch}/videos", f"workdir={scratch}", f"sampling={arguments.sampling}", *arguments.set]
         print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Ray {ray.__version__}, torch {torch.__version__}")
         for number in range(arguments.rounds):
             config = load_config(ExtractConfig, None, [*settings, f"store={scratch}/store{number}"])
@@ -144,7 +144,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.pipeline_efficiency", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--units", type=int, default=24, help="units of 500 frames, by default 24")
+    parser.add_argument("--sampling", default="fps:1", help="frames of a video, by default fps:1")
+    parser.add_argument("--videos", type=int, default=72, help="videos of 100 s, by default 72")
     parser.add_argument("--rounds", type=int, default=2, help="turns of the job and the stages alone, by default 2")
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING", help="further settings of the job")
     return parser.parse_args(argv)
