@@ -6,7 +6,9 @@ Whatever is missing, surplus or misshapen is an error that names the tensors; no
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,20 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     if not files:
         raise FileNotFoundError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin files")
     for path in files:
-        yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
+        yield from read_torch_file(path).items()
+
+
+def read_torch_file(path: Path) -> Any:
+    """What a file of torch's holds; its tensors stay on disk until they are used, except in files of before 2020.
+
+    Raises:
+        CheckpointError: it holds something else.
+        OSError: it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no file of tensors: {str(error).splitlines()[0]}") from None
 
 
 def read_state(
@@ -147,14 +162,27 @@ def _listed(kind: str, listed: Sequence[str]) -> str:
 
 
 def write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], max_shard_size: str) -> None:
-    """Write ``config.json`` and the tensors, in shards of at most that size, with their index."""
+    """Write ``config.json`` and the tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_tensors(folder, state, max_shard_size)
+
+
+def write_tensors(
+    folder: Path, state: Mapping[str, Tensor], max_shard_size: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write tensors in shards of at most that size, with their index; takes the memory of one shard.
+
+    Args:
+        dtype: what they are written in; their own by default.
+    """
+    written = {name: torch.empty_like(tensor, dtype=dtype, device="meta") for name, tensor in state.items()}
     split = split_torch_state_dict_into_shards(
-        dict(state), filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+        written, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
     )
     for file_name, members in split.filename_to_tensors.items():
-        save_file({name: state[name].clone() for name in members}, folder / file_name, metadata={"format": "pt"})
+        shard = {name: state[name].to(written[name].dtype, copy=True).contiguous() for name in members}
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -10,6 +10,14 @@ from collections.abc import Sequence
 
 NamePair = tuple[str, str]
 
+# Of every model here, and of the pretrained ones that they start from.
+LANGUAGE_NAMES: Sequence[NamePair] = (
+    ("model.embed_tokens.{}", "model.language_model.embed_tokens.{}"),
+    ("model.layers.{}", "model.language_model.layers.{}"),
+    ("model.norm.{}", "model.language_model.norm.{}"),
+    ("lm_head.{}", "lm_head.{}"),
+)
+
 MODEL_NAMES: Sequence[NamePair] = (
     ("model.mm_projector_aux_{}.{}", "model.aggregator.projectors.{}.{}"),
     ("model.mm_projector.{}", "model.frame_tokens.projector.{}"),
@@ -31,10 +39,7 @@ MODEL_NAMES: Sequence[NamePair] = (
         for old, new in (("0.weight", "norm_weight"), ("0.bias", "norm_bias"), ("1.weight", "weight"))
     ),
     ("model.vision_sampler_{}.layers.{}.cross_attn.o_proj.{}", "model.aggregator.groups.{}.{}.out.{}"),
-    ("model.embed_tokens.{}", "model.language_model.embed_tokens.{}"),
-    ("model.layers.{}", "model.language_model.layers.{}"),
-    ("model.norm.{}", "model.language_model.norm.{}"),
-    ("lm_head.{}", "lm_head.{}"),
+    *LANGUAGE_NAMES,
 )
 
 _SIGLIP_NAMES: Sequence[NamePair] = (
@@ -70,8 +75,9 @@ DINO_NAMES: Sequence[NamePair] = (
     ("layernorm.{}", "norm.{}"),
 )
 
-# Present in files, without effect on the features LongVU uses.
-MODEL_UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+# Present in files, without effect on what a model computes.
+LANGUAGE_UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+MODEL_UNUSED = LANGUAGE_UNUSED
 SIGLIP_UNUSED = (
     r"(vision_model\.)?(post_layernorm|head)\..*",
     r"text_model\..*",

@@ -65,12 +65,23 @@ def load(
     dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
     state = {
         **read_state(folder, names.MODEL_NAMES, names.MODEL_UNUSED),
-        **read_state(siglip_folder, names.SIGLIP_NAMES, names.SIGLIP_UNUSED, target="model.towers.siglip."),
-        **read_state(dino_folder, names.DINO_NAMES, names.DINO_UNUSED, "dinov2.", "model.towers.dino."),
+        **read_towers(siglip_folder, dino_folder),
     }
     check_state(config, state, source)
     kwargs.setdefault("dtype", "auto")
     return LongVUForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
+
+
+def read_towers(siglip: Path, dino: Path) -> dict[str, Tensor]:
+    """Tensors of the towers' own checkpoints under our names.
+
+    Raises:
+        CheckpointError: a folder holds names that are not known.
+    """
+    return {
+        **read_state(siglip, names.SIGLIP_NAMES, names.SIGLIP_UNUSED, target="model.towers.siglip."),
+        **read_state(dino, names.DINO_NAMES, names.DINO_UNUSED, "dinov2.", "model.towers.dino."),
+    }
 
 
 def read_config(
@@ -90,7 +101,7 @@ def read_config(
     published = {**json.loads((folder / "config.json").read_text()), **(overrides or {})}
     siglip_folder = _tower_folder(siglip, folder / "siglip", SIGLIP_HUB_ID)
     dino_folder = _tower_folder(dino, folder / "dinov2", DINO_HUB_ID)
-    return config_from_published(published, _tower_config(siglip_folder), _tower_config(dino_folder))
+    return config_from_published(published, tower_config(siglip_folder), tower_config(dino_folder))
 
 
 def export(model: LongVUForConditionalGeneration, folder: str | Path, max_shard_size: str = "5GB") -> None:
@@ -261,7 +272,12 @@ def _tower_folder(given: str | Path | None, beside: Path, hub_id: str) -> Path:
     return beside if beside.is_dir() else local_folder(hub_id)
 
 
-def _tower_config(folder: Path) -> SiglipVisionConfig | Dinov2Config:
+def tower_config(folder: Path) -> SiglipVisionConfig | Dinov2Config:
+    """The configuration of a tower's own checkpoint.
+
+    Raises:
+        CheckpointError: it is another model's.
+    """
     config = json.loads((folder / "config.json").read_text())
     config = config.get("vision_config", config)
     classes = {"siglip_vision_model": SiglipVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config}

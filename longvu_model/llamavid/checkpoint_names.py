@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from longvu_model.checkpoint_names import NamePair
+from longvu_model.checkpoint_names import LANGUAGE_NAMES, LANGUAGE_UNUSED, NamePair
 
 _BERT = "model.vlm_att_encoder.bert."
 _LAYER, _OURS = f"{_BERT}encoder.layer.{{}}.", "model.qformer.layers.{}."
@@ -51,10 +51,14 @@ MODEL_NAMES: Sequence[NamePair] = (
     ("model.vlm_att_ln.{}", "model.image_norm.{}"),
     ("model.vlm_att_bert_proj.{}", "model.image_proj.{}"),
     ("model.mm_projector.{}", "model.frame_tokens.projector.{}"),
-    ("model.embed_tokens.{}", "model.language_model.embed_tokens.{}"),
-    ("model.layers.{}", "model.language_model.layers.{}"),
-    ("model.norm.{}", "model.language_model.norm.{}"),
-    ("lm_head.{}", "lm_head.{}"),
+    *LANGUAGE_NAMES,
+)
+
+# Of InstructBLIP's own file, from which training starts: the same parts by other names.
+INSTRUCT_BLIP_NAMES: Sequence[NamePair] = (
+    ("query_tokens", "model.qformer.queries"),
+    ("ln_vision.{}", "model.image_norm.{}"),
+    *((f"Qformer.bert.{published.removeprefix(_BERT)}", ours) for published, ours in QFORMER_NAMES),
 )
 
 TOWER_NAMES: Sequence[NamePair] = (
@@ -75,9 +79,11 @@ TOWER_PREFIX = "model.vision_tower.vision_tower."
 
 # Buffers that libraries of the time saved; they carry no information.
 MODEL_UNUSED = (
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    *LANGUAGE_UNUSED,
     r"model\.vlm_att_encoder\.bert\.embeddings\.position_ids",
 )
+# What InstructBLIP has beyond the Q-Former: its own way into the language model.
+INSTRUCT_BLIP_UNUSED = (r"(llm|t5)_proj\..*", r"Qformer\.bert\.embeddings\.position_ids")
 # What the EVA-G file has beyond the tower: pooling, head, final norms.
 TOWER_UNUSED = (r"(head|norm|fc_norm)\..*", r"mask_token", r".*relative_position.*")
 

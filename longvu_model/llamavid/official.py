@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 from transformers import InstructBlipQFormerConfig, InstructBlipVisionConfig, LlamaConfig, PreTrainedConfig
 
-from longvu_model.checkpoint_files import CheckpointError, compare_state, local_folder, rename_state, tensors, write
+from longvu_model.checkpoint_files import (
+    CheckpointError,
+    compare_state,
+    local_folder,
+    read_torch_file,
+    rename_state,
+    tensors,
+    write,
+)
 from longvu_model.checkpoint_names import rename
 from longvu_model.llamavid import checkpoint_names as names
 from longvu_model.llamavid.config import LlamaVidConfig
@@ -103,12 +111,12 @@ def read(
     """
     own, rest = _parts(named)
     if tower is not None:
-        own = list(torch.load(tower, map_location="cpu", mmap=True, weights_only=True).items())
+        own = list(read_torch_file(Path(tower)).items())
     if not own:
         raise CheckpointError(f"{source} holds no tower ({names.TOWER_PREFIX}*): give tower=<path of eva_vit_g.pth>")
     config = config_from_published(published, dict(rest), dict(own))
     state = rename_state(rest, names.MODEL_NAMES, names.MODEL_UNUSED, source)
-    state |= rename_state(_tower(config, own), names.TOWER_NAMES, names.TOWER_UNUSED, tower or source, target=_TOWER)
+    state |= tower_state(config, own, tower or source)
     check_state(config, state, source)
     return config, state
 
@@ -117,6 +125,15 @@ def _parts(named: Named) -> tuple[Named, Named]:
     """The tower's tensors without their prefix, and all others."""
     own = [(name.removeprefix(names.TOWER_PREFIX), t) for name, t in named if name.startswith(names.TOWER_PREFIX)]
     return own, [(name, t) for name, t in named if not name.startswith(names.TOWER_PREFIX)]
+
+
+def tower_state(config: LlamaVidConfig, named: Named, source: str | Path) -> dict[str, Tensor]:
+    """The tower's tensors, their names without prefix, under our names.
+
+    Raises:
+        CheckpointError: there are names that are not known.
+    """
+    return rename_state(_tower(config, named), names.TOWER_NAMES, names.TOWER_UNUSED, source, target=_TOWER)
 
 
 def _tower(config: LlamaVidConfig, named: Named) -> Iterator[tuple[str, Tensor]]:

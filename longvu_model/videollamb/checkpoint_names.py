@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longvu_model.checkpoint_names import NamePair
+from longvu_model.checkpoint_names import LANGUAGE_NAMES, LANGUAGE_UNUSED, NamePair
 
 
 def _attention(published: str, ours: str) -> tuple[NamePair, ...]:
@@ -57,6 +57,8 @@ TOWER_NAMES: Sequence[NamePair] = (
     (f"{_BLOCK}layer_norm2.{{}}", "blocks.{}.norm2.{}"),
     (f"{_BLOCK}mlp.{{}}", "blocks.{}.mlp.{}"),
 )
+# Of CLIP's and LanguageBind's checkpoints, the half that is no tower.
+TEXT_HALF = (r"text_model\..*", r"(text|visual)_projection\.weight", r"logit_scale")
 TOWER_UNUSED = (r"post_layernorm\..*", r"embeddings\.position_ids")
 
 BRIDGE_PREFIX = "model.mm_projector."
@@ -67,14 +69,11 @@ MODEL_NAMES: Sequence[NamePair] = (
     *((BRIDGE_PREFIX + published, f"model.bridge.{ours}") for published, ours in BRIDGE_NAMES),
     *((IMAGE_TOWER_PREFIX + published, f"model.towers.image.{ours}") for published, ours in TOWER_NAMES),
     *((VIDEO_TOWER_PREFIX + published, f"model.towers.video.{ours}") for published, ours in TOWER_NAMES),
-    ("model.embed_tokens.{}", "model.language_model.embed_tokens.{}"),
-    ("model.layers.{}", "model.language_model.layers.{}"),
-    ("model.norm.{}", "model.language_model.norm.{}"),
-    ("lm_head.{}", "lm_head.{}"),
+    *LANGUAGE_NAMES,
 )
 MODEL_UNUSED = (
     *(BRIDGE_PREFIX.replace(".", r"\.") + pattern for pattern in BRIDGE_UNUSED),
     *(IMAGE_TOWER_PREFIX.replace(".", r"\.") + pattern for pattern in TOWER_UNUSED),
     *(VIDEO_TOWER_PREFIX.replace(".", r"\.") + pattern for pattern in TOWER_UNUSED),
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    *LANGUAGE_UNUSED,
 )

@@ -89,7 +89,7 @@ def load(
     for tower, prefix in ((image_tower, names.IMAGE_TOWER_PREFIX), (video_tower, names.VIDEO_TOWER_PREFIX)):
         if tower is not None:
             named = {name: tensor for name, tensor in named.items() if not name.startswith(prefix)}
-            named |= _read_tower(local_folder(tower), prefix)
+            named |= read_tower(local_folder(tower), prefix)
     config, state = read(published, named, source)
     kwargs.setdefault("dtype", "auto")
     return VideoLLaMBForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, **kwargs)
@@ -111,13 +111,13 @@ def _named(folder: Path) -> dict[str, Tensor]:
     return {name.replace("_tower.vision_model.", "_tower."): tensor for name, tensor in tensors(folder)}
 
 
-def _read_tower(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """The vision half of a LanguageBind checkpoint."""
-    inside = "vision_model."
-    found = {prefix + name.removeprefix(inside): t for name, t in tensors(folder) if name.startswith(inside)}
-    if not found:
-        raise CheckpointError(f"{folder} holds no tensors {inside}*: it is no LanguageBind checkpoint")
-    return found
+def read_tower(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The vision half of a CLIP or LanguageBind checkpoint, its names behind a prefix."""
+    return {
+        prefix + name.removeprefix("vision_model."): tensor
+        for name, tensor in tensors(folder)
+        if not any(re.fullmatch(pattern, name) for pattern in names.TEXT_HALF)
+    }
 
 
 def read(
@@ -134,14 +134,22 @@ def read(
         CheckpointError: as in :func:`load`.
     """
     config = config_from_published(published, named)
+    state = model_state(config, named, source)
+    check_state(config, state, source)
+    return config, state
+
+
+def model_state(config: VideoLLaMBConfig, named: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Tensors under our names, without those that nothing uses.
+
+    Raises:
+        CheckpointError: there are names that are not known.
+    """
     unused = [*names.MODEL_UNUSED]
     if not config.retrieval:
         unused.append(re.escape(names.BRIDGE_PREFIX) + r"abs_vid_pe\.weight")
-    used = {name: tensor for name, tensor in named.items() if not any(re.fullmatch(one, name) for one in unused)}
-    state = rename_state(used.items(), names.MODEL_NAMES, (), source)
-    state = {name: tensor for name, tensor in state.items() if not _behind_feature(config, name)}
-    check_state(config, state, source)
-    return config, state
+    state = rename_state(named.items(), names.MODEL_NAMES, unused, source)
+    return {name: tensor for name, tensor in state.items() if not _behind_feature(config, name)}
 
 
 def _behind_feature(config: VideoLLaMBConfig, name: str) -> bool:
