@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from pipelines import storage
 from pipelines.errors import UserError
-from pipelines.evaluate.report import shown_score
+from pipelines.evaluate.report import shown_score, shown_value
 from pipelines.evaluate.results import Results, metrics
 from pipelines.evaluate.statistics import Paired, paired
 from pipelines.tables import print_table
@@ -138,8 +138,12 @@ def print_comparison(done: Comparison, file: IO[str] | None = None) -> None:
 def paired_lines(score: str, found: Paired) -> Iterator[str]:
     """The paired test in words and numbers."""
     difference = found.difference
-    yield f"difference  {_signed(score, difference.value, difference.se)}  (second minus first)"
-    if found.bootstrap_ci95 is not None:
+    if not difference.se:
+        why = "one video" if difference.se is None else "the same in every video"
+        yield f"difference  {_signed(score, difference.value)}  (second minus first; {why}: no interval)"
+    else:
+        yield f"difference  {_signed(score, difference.value, difference.se)}  (second minus first)"
+    if found.bootstrap_ci95 is not None and difference.se:
         low, high = (_signed(score, bound) for bound in found.bootstrap_ci95)
         yield f"bootstrap over videos  95 %: {low} to {high}, p = {found.bootstrap_p:.3g}"
     if found.mcnemar_p is not None:
@@ -187,10 +191,10 @@ def _side_by_side(done: Comparison) -> Iterator[tuple[str, ...]]:
     score = summaries[0]["score"]
     yield "run", *(storage.shown(run.uri) for run in done.runs)
     yield "mlflow run", *(str((found.get("mlflow") or {}).get("run_id", "–")) for found in summaries)
-    yield score, *(shown_score(score, found["headline"]["value"], found["headline"]["se"]) for found in summaries)
+    yield score, *(shown_score(score, found["headline"]) for found in summaries)
     if all(found["unparsed_as_wrong"] for found in summaries):
         others = [found["unparsed_as_wrong"] for found in summaries]
-        yield "unparsed as wrong", *(shown_score(score, other["value"], other["se"]) for other in others)
+        yield "unparsed as wrong", *(shown_score(score, other) for other in others)
     for status in summaries[0]["counts"]:
         counts = [found["counts"][status] for found in summaries]
         if any(counts):
@@ -203,14 +207,15 @@ def _category_row(
     score, cells = first["score"], []
     for run in (first, second):
         entry = run["categories"][category][value]
-        cells.append(shown_score(score, entry["value"], entry["se"]))
-    interval = found.bootstrap_ci95
+        cells.append(shown_score(score, entry))
+    interval = found.bootstrap_ci95 if found.difference.se else None
     shown = "–" if interval is None else " to ".join(_signed(score, bound) for bound in interval)
     return *cells, _signed(score, found.difference.value), shown, str(found.difference.n)
 
 
 def _signed(score: str, value: float | None, se: float | None = None) -> str:
-    text = shown_score(score, value, se)
+    """``+2.1 %``, or with its standard error ``+2.1 ± 0.9 %``."""
+    text = shown_value(score, value) if se is None else shown_score(score, {"value": value, "se": se})
     return text if value is None or value < 0 else f"+{text}"
 
 

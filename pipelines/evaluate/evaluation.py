@@ -276,7 +276,7 @@ class PartialScore:
 
     def __str__(self) -> str:
         found = estimate(self._scores, self._clusters)
-        value = "" if found.value is None else f"{self._name} {shown_score(self._name, found.value, found.se)} "
+        value = "" if found.value is None else f"{self._name} {shown_score(self._name, found.as_json())} "
         return f"{value}{self._unparsed} unparsed {self._failed} failed"
 
 

@@ -23,6 +23,7 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.preparation import chosen_task
 from pipelines.evaluate.results import Results
 from pipelines.evaluate.tasks.media import Clip
+from pipelines.intervals import share_interval
 from pipelines.tables import print_table
 
 TABLE, FIGURE, POINTS = "methods.md", "methods.png", "methods.json"
@@ -81,6 +82,7 @@ class Point:
         kept: frames per video that the model saw, mean.
         tokens_per_minute: of video.
         accuracy, se: unparsed replies count as wrong; the standard error is clustered by video.
+        interval: of 95 per cent, Wilson's; None with one video.
     """
 
     method: str
@@ -92,14 +94,10 @@ class Point:
     kept: float
     tokens_per_minute: float
     accuracy: float
-    se: float
+    se: float | None
+    interval: tuple[float, float] | None
     questions: int
     run: str
-
-    @property
-    def half_width(self) -> float:
-        """Of the 95 per cent interval."""
-        return 1.96 * self.se
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,8 @@ def _point(name: str, family: str, frames: str, beside: str, results: Results, m
         kept=facts["kept_frames"],
         tokens_per_minute=facts["visual_tokens"] / minutes,
         accuracy=scored["value"],
-        se=scored["se"] or 0.0,
+        se=scored["se"],
+        interval=share_interval(scored),
         questions=scored["n"],
         run=results.uri,
     )
@@ -200,10 +199,14 @@ def rows(done: Methods) -> list[tuple[str, ...]]:
             _KEEPS.get(point.family, "frames evenly spread"),
             f"{point.tokens_per_minute:.0f}",
             f"{point.tokens:.0f}",
-            f"{point.accuracy:.1%} ± {point.half_width:.1%}",
+            f"{100 * point.accuracy:.1f} %" + _bounds(point.interval),
         )
         for point in done.points
     ]
+
+
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 HEADER = ("method", "frames", "keeps", "tokens per minute", "tokens per video", "accuracy (95 %)")
@@ -267,7 +270,8 @@ def figure(done: Methods) -> bytes:
 
 
 def _bars(line: Sequence[Point]) -> list[list[float]]:
-    """Half-widths down and up, inside 0 to 100 per cent."""
-    down = [100 * min(point.half_width, point.accuracy) for point in line]
-    up = [100 * min(point.half_width, 1 - point.accuracy) for point in line]
+    """How far the intervals reach down and up, in per cent."""
+    reaches = [point.interval or (point.accuracy, point.accuracy) for point in line]
+    down = [100 * max(0.0, point.accuracy - low) for point, (low, _) in zip(line, reaches, strict=True)]
+    up = [100 * max(0.0, high - point.accuracy) for point, (_, high) in zip(line, reaches, strict=True)]
     return [down, up]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.evaluate.answers import digest_of
+from pipelines.intervals import share_interval
 
 RIGHT, GIVEN, CHANCE, INK, GRID = "#2f6f8f", "#d98c3f", "#8a3b3b", "#2b2b2b", "#e4e2dd"
 _BAR_INCHES = 0.34
@@ -28,9 +29,10 @@ def category_bars(title: str, entries: Mapping[str, Mapping[str, Any]], percent:
     places = range(len(chosen))
     axes.barh(places, values, color=RIGHT, height=0.62, zorder=2)
     for place, (_, entry) in enumerate(chosen):
-        if entry["ci95"] is not None:
+        interval = share_interval(entry) if percent else entry["ci95"]
+        if interval is not None:
             # Beyond the ends of the scale there is nothing to show.
-            low, high = (min(max(bound * scale, 0), scale if percent else 10) for bound in entry["ci95"])
+            low, high = (min(max(bound * scale, 0), scale if percent else 10) for bound in interval)
             axes.plot([low, high], [place, place], color=INK, linewidth=1.4, zorder=3, solid_capstyle="butt")
     if chance is not None:
         axes.axvline(chance * scale, color=CHANCE, linewidth=1, linestyle=(0, (4, 3)), zorder=4)

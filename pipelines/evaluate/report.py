@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,12 +14,14 @@ from pipelines import storage
 from pipelines.evaluate.outcomes import Outcome
 from pipelines.evaluate.results import Results
 from pipelines.evaluate.tasks.base import Judged, Task
+from pipelines.intervals import shown_interval, shown_share
 from pipelines.tables import print_table
 
 if TYPE_CHECKING:
     from pipelines.evaluate.evaluation import Evaluation
 
 HTML, MARKDOWN = "report.html", "report.md"
+PLUS_MINUS = "± is one standard error, clustered by video; where it is 0, Wilson's 95 % interval stands in its place"
 _MOST_LISTED = 200
 _COUNTED = {
     "scored": "scored",
@@ -30,12 +32,21 @@ _COUNTED = {
 }
 
 
-def shown_score(name: str, value: float | None, se: float | None = None) -> str:
-    """``61.2 ± 3.1 %`` for shares, ``7.31 ± 0.20`` for ratings; ± is one standard error clustered by video."""
+def shown_score(name: str, found: Mapping[str, Any]) -> str:
+    """``61.2 ± 3.1 %`` for shares, ``7.31 ± 0.20`` for ratings; ± is one standard error clustered by video.
+
+    Where that is 0, a share is followed by its 95 % interval, and a rating by nothing.
+    """
+    if name == "accuracy":
+        return shown_share(found)
+    return shown_value(name, found["value"]) + (f" ± {found['se']:.2f}" if found["se"] else "")
+
+
+def shown_value(name: str, value: float | None) -> str:
+    """``61.2 %`` or ``7.31``."""
     if value is None:
         return "–"
-    scale, digits, unit = (100, 1, " %") if name == "accuracy" else (1, 2, "")
-    return f"{value * scale:.{digits}f}" + (f" ± {se * scale:.{digits}f}" if se is not None else "") + unit
+    return f"{100 * value:.1f} %" if name == "accuracy" else f"{value:.2f}"
 
 
 def print_evaluation(done: Evaluation, file: IO[str] | None = None) -> None:
@@ -64,10 +75,10 @@ def headline_lines(found: dict[str, Any]) -> Iterator[str]:
     score, headline = found["score"], found["headline"]
     over = f", mean over {headline['mean_over']}" if headline["mean_over"] else ""
     clusters = f"{headline['n']} questions about {headline['clusters']} videos"
-    yield f"{score}  {shown_score(score, headline['value'], headline['se'])}  ({clusters}{over})"
+    yield f"{score}  {shown_score(score, headline)}  ({clusters}{over})"
     other = found["unparsed_as_wrong"]
     if found["counts"]["unparsed"] and other is not None:
-        value = shown_score(score, other["value"], other["se"])
+        value = shown_score(score, other)
         yield f"with unparsed replies as wrong  {value}  ({other['n']} questions)"
     yield "rows  " + "  ".join(f"{status} {count}" for status, count in found["counts"].items() if status != "rows")
 
@@ -77,7 +88,7 @@ def category_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, 
     for category, entries in found["categories"].items():
         rows: list[tuple[str, ...]] = []
         for value, entry in entries.items():
-            score = shown_score(found["score"], entry["value"], entry["se"])
+            score = shown_score(found["score"], entry)
             rows.append((value, score, str(entry["n"]), str(entry["unparsed"]), str(entry["failed"])))
         yield category, rows
 
@@ -128,10 +139,10 @@ def pictures_of(task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
 
 
 def _markdown(found: dict[str, Any], task: Task) -> Iterator[str]:
-    yield f"# {found['name']}: {shown_score(found['score'], found['headline']['value'], found['headline']['se'])}\n"
+    yield f"# {found['name']}: {shown_score(found['score'], found['headline'])}\n"
     yield f"{task.about}\n"
     yield from (f"- {line}" for line in headline_lines(found))
-    yield "\n± is one standard error, clustered by video.\n"
+    yield f"\n{PLUS_MINUS}.\n"
     for category, rows in category_rows(found):
         yield from _table((category, found["score"], "n", "unparsed", "failed"), rows)
     if found["causes"]:
@@ -174,8 +185,9 @@ def _html(
     return page.from_string(template).render(
         found=found,
         about=task.about,
-        score=shown_score(found["score"], headline["value"], headline["se"]),
+        score=shown_score(found["score"], headline),
         interval=_interval(found),
+        plus_minus=PLUS_MINUS,
         other=_other(found),
         lines=list(headline_lines(found)),
         counted=_COUNTED,
@@ -189,10 +201,10 @@ def _html(
 
 
 def _interval(found: dict[str, Any]) -> str:
-    ci95 = found["headline"]["ci95"]
-    if ci95 is None:
-        return "one video: no interval"
-    low, high = (shown_score(found["score"], bound) for bound in ci95)
+    headline = found["headline"]
+    if found["score"] == "accuracy" or headline["ci95"] is None:
+        return shown_interval(headline)
+    low, high = (shown_value(found["score"], bound) for bound in headline["ci95"])
     return f"95 %: {low} to {high}"
 
 
@@ -200,4 +212,4 @@ def _other(found: dict[str, Any]) -> str | None:
     other = found["unparsed_as_wrong"]
     if other is None or not found["counts"]["unparsed"]:
         return None
-    return shown_score(found["score"], other["value"], other["se"])
+    return shown_score(found["score"], other)

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.evaluate.outcomes import STATUSES, Outcome
-from pipelines.evaluate.statistics import Estimate, estimate
+from pipelines.evaluate.statistics import estimate
 from pipelines.evaluate.tasks.base import Row, Task
+from pipelines.intervals import share_interval
 
 FORMAT = 1
 RESULTS, ROWS = "results.json", "results.parquet"
@@ -80,10 +81,10 @@ def summary(task: Task, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     right_or_wrong = task.kind != "score10"
     return {
         "score": score_name(task),
-        "headline": _estimate(task, scored, mean_over=task.mean_over).as_json()
+        "headline": _estimate(task, scored, mean_over=task.mean_over)
         | {"mean_over": task.mean_over, "of": "scored questions"},
         # The other reading of an unreadable reply: some publications count it as wrong, some leave it out.
-        "unparsed_as_wrong": _estimate(task, answered, mean_over=task.mean_over).as_json() if right_or_wrong else None,
+        "unparsed_as_wrong": _estimate(task, answered, mean_over=task.mean_over) if right_or_wrong else None,
         "chance": _chance(scored),
         "counts": {"rows": len(outcomes)} | {status: counts[status] for status in STATUSES},
         "causes": _causes(outcomes),
@@ -190,10 +191,12 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _estimate(task: Task, outcomes: Sequence[Outcome], mean_over: str | None = None) -> Estimate:
+def _estimate(task: Task, outcomes: Sequence[Outcome], mean_over: str | None = None) -> dict[str, Any]:
     """Unparsed outcomes count as 0, so the caller decides whether they are among them."""
     groups = [outcome.row.categories.get(mean_over, "") for outcome in outcomes] if mean_over else None
-    return estimate([outcome.score or 0.0 for outcome in outcomes], [outcome.cluster for outcome in outcomes], groups)
+    scores = [outcome.score or 0.0 for outcome in outcomes]
+    found = estimate(scores, [outcome.cluster for outcome in outcomes], groups).as_json()
+    return found | {"wilson95": share_interval(found) if score_name(task) == "accuracy" else None}
 
 
 def _categories(task: Task, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
@@ -210,7 +213,7 @@ def _categories(task: Task, outcomes: Sequence[Outcome]) -> dict[str, dict[str, 
 def _entry(task: Task, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     scored = [outcome for outcome in outcomes if outcome.status == "scored"]
     counts = Counter(outcome.status for outcome in outcomes)
-    return _estimate(task, scored).as_json() | {status: counts[status] for status in STATUSES if status != "scored"}
+    return _estimate(task, scored) | {status: counts[status] for status in STATUSES if status != "scored"}
 
 
 def _causes(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.intervals import Z95
+
 Floats = NDArray[np.float64]
 
-_Z95 = 1.959963984540054
 # Resamples are drawn in blocks, so that memory stays small at ten thousand clusters.
 _BLOCK = 512
 
@@ -37,10 +38,10 @@ class Estimate:
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """value ± 1.96 se."""
+        """value ± 1.96 se; of a share near 0 or 1 see :func:`pipelines.intervals.share_interval` instead."""
         if self.value is None or self.se is None:
             return None
-        return self.value - _Z95 * self.se, self.value + _Z95 * self.se
+        return self.value - Z95 * self.se, self.value + Z95 * self.se
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "ci95": self.ci95}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.intervals import share_interval
 from pipelines.report.artifacts import Evaluation, Training
 from pipelines.report.film import Film
 
@@ -30,7 +31,6 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_Z95 = 1.96
 
 
 def similarity_curve(film: Film) -> str:
@@ -89,10 +89,10 @@ def accuracy_bars(evaluations: Sequence[Evaluation], labels: Sequence[str], chan
     """Share of right answers with 95 % intervals."""
     figure, axes = _new(4.9, 1.1 + 0.62 * len(evaluations))
     for place, one in enumerate(evaluations):
-        value, se = 100 * one.score["value"], 100 * (one.score["se"] or 0.0)
+        value = 100 * one.score["value"]
         colour = OURS if place == 0 else OTHER
         axes.barh(place, value, color=colour, height=0.62, zorder=2)
-        low, high = max(0.0, value - _Z95 * se), min(100.0, value + _Z95 * se)
+        low, high = (100 * bound for bound in share_interval(one.score) or (one.score["value"],) * 2)
         axes.plot([low, high], [place, place], color=INK, linewidth=1.6, zorder=3, solid_capstyle="butt")
         inside = high > 70
         axes.annotate(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.intervals import shown_share
 from pipelines.report.artifacts import Artifacts, Evaluation, Training
 
 NOT_MEASURED = "–"
@@ -33,11 +34,8 @@ def label(one: Evaluation) -> str:
 
 
 def share(one: Evaluation) -> str:
-    """``97.9 ± 1.5 %``, with one standard error clustered by video."""
-    value, se = one.score["value"], one.score["se"]
-    if value is None:
-        return "no score"
-    return f"{100 * value:.1f}" + (f" ± {100 * se:.1f}" if se is not None else "") + " %"
+    """``97.9 ± 1.5 %``, with one standard error clustered by video, or with an interval where that is 0."""
+    return "no score" if one.score["value"] is None else shown_share(one.score)
 
 
 def stage_rows(found: Artifacts) -> list[StageRow]:

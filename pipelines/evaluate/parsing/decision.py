@@ -23,7 +23,7 @@ from pipelines.evaluate.parsing.statements import (
 _STRONG, _WEAK, _PLAIN, _EXPLAINED = 3, 2, 1, 0
 
 # Elements of the last item of a walk.
-_LONGEST_ITEM = 400
+_LONGEST_ITEM = 120
 # Texts of one sentence that a label is held against.
 _MOST_TEXTS = 10
 

@@ -16,6 +16,7 @@ from pipelines.evaluate.compare import Comparison, compare, find_run, print_comp
 from pipelines.evaluate.evaluation import Evaluation
 from pipelines.evaluate.results import Results, metrics
 from pipelines.evaluate.statistics import mcnemar
+from pipelines.intervals import wilson95
 from pipelines.tracking import TrackedRun, read_run
 from tests.pipelines.evaluate.conftest import run_against
 from tests.pipelines.evaluate.scripted_endpoint import Scripted, ScriptedEndpoint, text_of
@@ -103,6 +104,24 @@ def test_the_tables_say_what_is_compared(compared: Comparison) -> None:
     assert "paired: 8 questions, 4 not scored in both" in text
     assert "difference  +50.0" in text and "0 right only in the first, 4 only in the second" in text
     assert "temporal" in text and "+100.0 %" in text
+
+
+def test_scores_without_spread_have_intervals_of_their_own(
+    pair: tuple[Evaluation, Evaluation, Path], compared: Comparison
+) -> None:
+    """Four videos: one question of each right and one wrong, and all right."""
+    headlines = [done.results.summary["headline"] for done in pair[:2]]
+    assert [found["se"] for found in headlines] == [0, 0]
+    assert [found["wilson95"] for found in headlines] == [
+        pytest.approx(wilson95(0.5, 8)),
+        pytest.approx(wilson95(1, 4)),
+    ]
+    out = io.StringIO()
+    print_comparison(compared, out)
+    text = out.getvalue()
+    assert "50.0 % (95 %: 21.5 to 78.5 %)" in text and "100.0 % (95 %: 51.0 to 100.0 %)" in text
+    assert "difference  +50.0 %  (second minus first; the same in every video: no interval)" in text
+    assert "± 0.0" not in text and "bootstrap" not in text
 
 
 def test_runs_without_a_common_question_cannot_be_compared(pair: tuple[Evaluation, Evaluation, Path]) -> None:

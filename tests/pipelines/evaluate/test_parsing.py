@@ -67,7 +67,7 @@ def test_wrapping_changes_nothing(announcement: str, wrapping: str) -> None:
     assert parse_choice(wrapping.format(announcement.format("C")), OPTIONS) == "C"
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_an_option_text_follows_its_option(order: tuple[int, ...]) -> None:
     options = [OPTIONS[index] for index in order]
     expected = string.ascii_uppercase[options.index("blue bus")]

@@ -51,20 +51,21 @@ def test_a_report_is_one_file_that_says_everything_and_runs_nothing(tmp_path: Pa
     assert "script" not in page.tags and "&lt;script&gt;" in text and not page.outside
     assert len(page.ids) == len(set(page.ids)), "ids of figures do not collide"
     assert page.tags.count("svg") == 3, "two categories and the labels"
-    score = shown_score("accuracy", done.results.summary["headline"]["value"], done.results.summary["headline"]["se"])
+    score = shown_score("accuracy", done.results.summary["headline"])
     assert text.count(score) >= 2 and "unparsed" in text and server.url in text
     markdown = (folder / "report.md").read_text()
     assert score in markdown and "| causal |" in markdown and "clustered by video" in markdown
 
 
 def test_scores_as_people_read_them() -> None:
-    assert shown_score("accuracy", 0.6123, 0.031) == "61.2 ± 3.1 %"
-    assert shown_score("rating", 7.314, 0.2) == "7.31 ± 0.20"
-    assert shown_score("accuracy", None) == "–"
+    assert shown_score("accuracy", {"value": 0.6123, "se": 0.031}) == "61.2 ± 3.1 %"
+    assert shown_score("rating", {"value": 7.314, "se": 0.2}) == "7.31 ± 0.20"
+    assert shown_score("rating", {"value": 10.0, "se": 0.0}) == "10.00"
+    assert shown_score("accuracy", {"value": None}) == "–"
 
 
 def test_a_figure_is_the_same_every_time() -> None:
-    entry = {"value": 0.5, "ci95": (0.4, 0.6), "n": 3}
+    entry = {"value": 0.5, "se": 0.05, "ci95": (0.4, 0.6), "n": 100, "clusters": 50}
     figures = [category_bars("by <length>", {"short & long": entry}, True, 0.25) for _ in range(2)]
     assert figures[0] == figures[1] and "short &amp; long" in figures[0] and "by &lt;length>" in figures[0]
 

@@ -74,7 +74,7 @@ def _evaluation(root: Path, name: str, task: str, frames: str, scores: list[floa
     folder = root / "evaluate" / f"{name}-0123456789ab"
     folder.mkdir(parents=True)
     value = sum(scores) / len(scores)
-    estimate = {"value": value, "se": 0.1, "n": len(scores)}
+    estimate = {"value": value, "se": 0.1, "n": len(scores), "clusters": len(scores)}
     summary: dict[str, Any] = {
         "name": name,
         "task": {"task": task},
