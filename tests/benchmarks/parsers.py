@@ -12,12 +12,17 @@ The published ones are written anew here from their documented behaviour, withou
 
 Columns, of the lines of the files: mis-scored; of those the guessed ones, where a label was read though the reply
 commits to none; wrong, another label than the reply's; and missed, where the reply has a label and none was read.
+
+Then the mis-scored of each batch: lines with a field ``batch`` were written from the rules alone, before the parser
+had seen any of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -119,10 +124,20 @@ def counts(parser: Parser, readings: Sequence[Reading]) -> tuple[int, int, int]:
     return guessed, wrong, missed
 
 
+def batches(paths: Sequence[Path], readings: Sequence[Reading]) -> dict[str, list[Reading]]:
+    """The readings of each batch, in the order of the files."""
+    lines = [line for path in paths for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
+    found = defaultdict(list)
+    for line, reading in zip(lines, readings, strict=True):
+        found[json.loads(line).get("batch", "")].append(reading)
+    return dict(found)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", default=[REPLIES])
-    readings = [reading for path in parser.parse_args(argv).files for reading in read_readings(path)]
+    files = parser.parse_args(argv).files
+    readings = [reading for path in files for reading in read_readings(path)]
     silent = sum(reading.answer is None for reading in readings)
     print(f"{len(readings)} replies, {silent} without a single choice; floor: 0 mis-scored by the strict parser")
     print(f"{'parser':<16}{'mis-scored':>12}{'share':>8}{'guessed':>9}{'wrong':>7}{'missed':>8}")
@@ -130,6 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         guessed, wrong, missed = counts(parse, readings)
         total = guessed + wrong + missed
         print(f"{name:<16}{total:>12}{total / max(1, len(readings)):>8.1%}{guessed:>9}{wrong:>7}{missed:>8}")
+    print(f"{'batch':<16}{'replies':>12}" + "".join(f"{name:>15}" for name in PARSERS))
+    for batch, members in batches(files, readings).items():
+        shares = [sum(counts(parse, members)) / len(members) for parse in PARSERS.values()]
+        print(f"{batch or '–':<16}{len(members):>12}" + "".join(f"{share:>15.1%}" for share in shares))
 
 
 if __name__ == "__main__":
