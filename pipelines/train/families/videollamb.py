@@ -6,6 +6,7 @@ SEMANTICS section 11. Shapes: F frames, P pooled patches of a frame, D width.
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from longvu_model.videollamb.modeling import VideoLLaMBForConditionalGeneration
 from longvu_model.videollamb.processing import VideoLLaMBProcessor
 from longvu_model.videollamb.prompts import TRAINING_STYLE, label_turns
 from longvu_model.videollamb.sight import Media
-from longvu_model.videollamb.tower_pixels import image_pixels, video_pixels
+from longvu_model.videollamb.tower_pixels import flipped, image_pixels, video_pixels
 from longvu_model.videollamb.towers import num_blocks
 from pipelines.errors import UserError
 from pipelines.train.families.base import SampleCost, SampleText, Watchers
@@ -108,6 +109,9 @@ class VideoLLaMBFamily(FeatureFamily):
                 frames = torch.tensor(frames_FHWC)
                 if medium.kind == "video":
                     shown = video_pixels(frames, size, mean, std)
+                    if pixels.random_flip:
+                        # The video's own coin: the same for all its windows, and in a run that is resumed.
+                        shown = flipped(shown, torch.Generator().manual_seed(zlib.crc32(medium.path.encode())))
                 else:
                     shown = image_pixels(frames[0], size, mean, std)[None]
                 features = towers(shown.to(weight), torch.tensor([len(shown)]), is_video)
