@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +100,24 @@ def test_files_and_streams_give_the_same_captions(
     arguments = ["caption", "--stream", str(path), "--model", str(folder), "--max-new-tokens", "2", "--json"]
     assert main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(list(stream_captions(model, path, SETTINGS)))
+
+
+def test_an_address_is_captioned_as_its_file(
+    model: VideoLLaMB, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Matroska, because this server cannot be asked for the end of a file, where MP4 has its index.
+    path = write_video(tmp_path / "a.mkv", [10, 10, 10], size=(64, 48))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.mkv"
+        arguments = ["caption", "--stream", address, "--model", str(folder), "--max-new-tokens", "3", "--json"]
+        assert main(arguments) == 0
+        server.shutdown()
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = list(stream_captions(model, path, SETTINGS))
+    assert [(one["end_s"], one["text"]) for one in told] == [(one.end_s, one.text) for one in expected]
+    assert told
 
 
 def test_mistakes_are_named(model: VideoLLaMB, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
