@@ -128,10 +128,10 @@ def merge(
     row_V: Tensor,
     slot_V: Tensor,
     *,
-    labels: Tensor | None,
-    with_mask: bool,
-    with_positions: bool,
-    pad_left: bool,
+    labels: Tensor | None = None,
+    with_mask: bool = False,
+    with_positions: bool = False,
+    pad_left: bool = False,
 ) -> MergedInputs:
     """Replaces every slot by its visual tokens, truncates to the sequence limit, pads to the longest row.
 

@@ -8,6 +8,7 @@ Shapes: T positions of a prompt, C model width.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -125,8 +126,24 @@ class Prompt:
         return len(self.embeds)
 
 
+def video_id_of(video: str | Path) -> str:
+    """What a feature store knows a video by: the SHA-256 of a file; what is no file is taken for such an id."""
+    from pipelines import storage  # needs Arrow, which answering about files does without
+
+    return storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+
+
+def token_ids(value: int | Sequence[int] | None) -> list[int]:
+    """One, several or no id, as configurations name the end of an answer, as a list."""
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
 class VideoModel(ABC):
     """A loaded checkpoint. Its methods may be called from several threads at once.
+
+    Args:
+        model: of the family's class for generation, in evaluation mode, on its device.
+        processor: fits the model.
 
     Attributes:
         name: the checkpoint's folder name.
@@ -138,7 +155,6 @@ class VideoModel(ABC):
         stop_strings: texts that end an answer and are not part of it.
         eos_token_ids: ids that end an answer and are not part of it.
         max_length: positions that a prompt and its answer may take together.
-        sampling: how a video is sampled unless the caller says otherwise.
     """
 
     family: ClassVar[str]
@@ -150,7 +166,23 @@ class VideoModel(ABC):
     stop_strings: tuple[str, ...]
     eos_token_ids: frozenset[int]
     max_length: int
-    sampling: FrameSampling
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        self.name, self.digest = self.family, ""
+        self.decoder, self.lm_head = model.model.language_model, model.lm_head
+        self.tokenizer = processor.tokenizer
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, of the family's class."""
+        return self.model.config
+
+    @functools.cached_property
+    def sampling(self) -> FrameSampling:
+        """How a video is sampled unless the caller says otherwise."""
+        sampling: FrameSampling = self.processor.video_processor.sampling()
+        return sampling
 
     @property
     def device(self) -> torch.device:

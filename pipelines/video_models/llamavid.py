@@ -9,7 +9,6 @@ Shapes: F frames, T tower tokens of a frame, D channels, L visual tokens, C mode
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from longvu_model.llamavid.modeling import LlamaVidForConditionalGeneration
 from longvu_model.llamavid.sight import EncodedMedia, Views
 from longvu_model.subtitles import Subtitle
 from longvu_model.vicuna import STOP_STRING
-from pipelines.errors import UserError
 from pipelines.video_models import chat
 from pipelines.video_models.base import (
     DecodeLimits,
@@ -40,10 +38,11 @@ from pipelines.video_models.base import (
     Source,
     VideoModel,
     WatchedMedia,
+    video_id_of,
 )
 from pipelines.video_models.clock import Clock
 from pipelines.video_models.lru import ByteLRU
-from pipelines.video_models.quantization import quantization_config
+from pipelines.video_models.weights import load_options, settle
 
 if TYPE_CHECKING:
     from longvu_model.llamavid.processing import LlamaVidProcessor
@@ -99,23 +98,11 @@ class LlamaVid(VideoModel):
     family: ClassVar[str] = "llamavid"
 
     def __init__(self, model: LlamaVidForConditionalGeneration, processor: LlamaVidProcessor) -> None:
-        self.model, self.processor = model, processor
-        self.name, self.digest = "llamavid", ""
-        self.decoder, self.lm_head = model.model.language_model, model.lm_head
-        self.tokenizer = processor.tokenizer
+        super().__init__(model, processor)
         self.stop_strings = (STOP_STRING,)
         self.eos_token_ids = frozenset({self.tokenizer.eos_token_id})
         self.max_length = int(self.config.max_sequence_length or self.config.text_config.max_position_embeddings)
         self._tokens: ByteLRU[Tensor] = ByteLRU(_TOKEN_CACHE_BYTES, lambda tokens: tokens.nbytes)
-
-    @property
-    def config(self) -> Any:
-        """The model's LlamaVidConfig."""
-        return self.model.config
-
-    @functools.cached_property
-    def sampling(self) -> FrameSampling:  # type: ignore[override]
-        return self.processor.video_processor.sampling()
 
     @torch.inference_mode()
     def watch(
@@ -157,12 +144,10 @@ class LlamaVid(VideoModel):
 
     def recall(self, store: FeatureStore, video: str | Path) -> LlamaVidMedia:
         """See :meth:`VideoModel.recall`. Features of more than :data:`HELD_BYTES` are left in the store."""
-        from pipelines import storage  # needs Arrow, which answering about files does without
-
         store.require(FEATURE, "LLaMA-VID")
         clock = Clock()
         with clock("read"):
-            video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+            video_id = video_id_of(video)
             row = store.row(video_id)
             (spec,) = (spec for spec in store.manifest.features if spec.name == FEATURE)
             held = len(row["pts_s"]) * spec.frame_bytes <= HELD_BYTES
@@ -298,10 +283,6 @@ class LlamaVid(VideoModel):
             torch.tensor([len(part) for part in tokens]),
             row_S,
             slot_S,
-            labels=None,
-            with_mask=False,
-            with_positions=False,
-            pad_left=False,
         )
         return Prompt(
             embeds=merged.inputs_embeds[0],
@@ -325,17 +306,10 @@ def load(
     """See :func:`pipelines.video_models.load_video_model`."""
     from longvu_model.llamavid.processing import LlamaVidProcessor  # needs PyAV
 
-    options: dict[str, Any] = {"dtype": dtype or "auto"}
-    if quantization is not None:
-        options |= quantization_config(quantization, device, _UNQUANTISED)
+    options = load_options(device, dtype, quantization, _UNQUANTISED)
     model = LlamaVidForConditionalGeneration.from_pretrained(folder, **options)
-    if quantization is None:
-        model.to(device)
-    for field, value in overrides.items():
-        if not hasattr(model.config, field):
-            raise UserError(f"{field}={value}: LLaMA-VID's configuration has no such field")
-        setattr(model.config, field, value)
-    return LlamaVid(model.eval(), LlamaVidProcessor.from_pretrained(folder))
+    settle(model, device, quantization, overrides)
+    return LlamaVid(model, LlamaVidProcessor.from_pretrained(folder))
 
 
 def _evenly(total: int, count: int) -> Tensor:

@@ -10,7 +10,6 @@ Shapes: F sampled frames, K frames held, P tokens of a tower, D channels, T ids,
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ from longvu_model.regimes import Regime, choose_regime, media_shape
 from longvu_model.sight import EncodedMedia
 from longvu_model.video import FrameSampling
 from longvu_model.watching import FrameWatcher, too_many_frames, windows
-from pipelines.errors import UserError
 from pipelines.video_models import chat
 from pipelines.video_models.base import (
     DecodeLimits,
@@ -47,12 +45,14 @@ from pipelines.video_models.base import (
     Source,
     VideoModel,
     WatchedMedia,
+    token_ids,
+    video_id_of,
 )
 from pipelines.video_models.clock import Clock
 from pipelines.video_models.frames import SampledFrames
 from pipelines.video_models.longvu_media import LongVUMedia, shapes, shown_media, times
 from pipelines.video_models.lru import ByteLRU
-from pipelines.video_models.quantization import quantization_config
+from pipelines.video_models.weights import load_options, settle
 
 if TYPE_CHECKING:
     from pipelines.store import FeatureStore
@@ -81,26 +81,16 @@ class LongVU(VideoModel):
     def __init__(
         self, model: LongVUForConditionalGeneration, processor: LongVUProcessor, *, text_step: int | None = None
     ) -> None:
-        self.model, self.processor = model, processor
-        self.name, self.digest = "longvu", ""
-        self.decoder, self.lm_head = model.model.language_model, model.lm_head
-        self.tokenizer = processor.tokenizer
+        super().__init__(model, processor)
         self.stop_strings = (STOP_STRINGS[str(self.config.prompt_style)],)
-        self.eos_token_ids = frozenset(_ids(model.generation_config.eos_token_id) + _ids(self.tokenizer.eos_token_id))
+        self.eos_token_ids = frozenset(
+            token_ids(model.generation_config.eos_token_id) + token_ids(self.tokenizer.eos_token_id)
+        )
         limit = self.config.max_sequence_length or self.config.text_config.max_position_embeddings
         self.max_length = min(limit + limit // ANSWER_SHARE, self.config.text_config.max_position_embeddings)
         default_step = 1 if self.config.rules.text_length_by_pad_id else max(1, limit // TEXT_STEPS)
         self.text_step = text_step or default_step
         self._made: ByteLRU[EncodedMedia | VisualTokens] = ByteLRU(_TOKEN_CACHE_BYTES, _nbytes)
-
-    @property
-    def config(self) -> Any:
-        """The model's LongVUConfig."""
-        return self.model.config
-
-    @functools.cached_property
-    def sampling(self) -> FrameSampling:  # type: ignore[override]
-        return self.processor.video_processor.sampling()
 
     def watch(
         self,
@@ -182,7 +172,7 @@ class LongVU(VideoModel):
                     f"{storage.shown(store.uri)} has DINOv2 features only and an answer needs SigLIP's too: "
                     f"extract with features.siglip=true, or ask without --store"
                 )
-            video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+            video_id = video_id_of(video)
             threshold, row = self.config.dino_threshold, store.row(video_id)
             num_sampled, size = len(row["similarity"]), (row["height"], row["width"])
             kept_F = keep_frames(torch.tensor(row["similarity"]), threshold).numpy()
@@ -251,10 +241,6 @@ class LongVU(VideoModel):
             visual.counts_V,
             row_V,
             slot_V,
-            labels=None,
-            with_mask=False,
-            with_positions=False,
-            pad_left=False,
         )
         last_slot, num_visual = int(slot_V[-1]), int(visual.counts_V.sum())
         text_before = int(layout.is_text_BT[0, :last_slot].sum())
@@ -314,38 +300,15 @@ def load(
     overrides: Mapping[str, Any],
 ) -> LongVU:
     """See :func:`pipelines.video_models.load_video_model`."""
-    model, processor = load_parts(folder, device, dtype, quantization)
-    for field, value in overrides.items():
-        if not hasattr(model.config, field):
-            raise UserError(f"{field}={value}: LongVU's configuration has no such field")
-        setattr(model.config, field, value)
-    return LongVU(model, processor)
-
-
-def load_parts(
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype | None = None,
-    quantization: Quantization | None = None,
-) -> tuple[LongVUForConditionalGeneration, LongVUProcessor]:
-    """A checkpoint, in our layout or the published one, with the processor that fits it.
-
-    Raises:
-        CheckpointError: tensors are missing, surplus or misshapen.
-        OSError: the folder lacks files.
-    """
-    options: dict[str, Any] = {"dtype": dtype or "auto"}
-    if quantization is not None:
-        options |= quantization_config(quantization, device, _UNQUANTISED)
+    options = load_options(device, dtype, quantization, _UNQUANTISED)
     if official.is_published(folder):
         model = official.load(folder, **options)
         processor = LongVUProcessor.from_config(model.config, AutoTokenizer.from_pretrained(folder))
     else:
         model = LongVUForConditionalGeneration.from_pretrained(folder, **options)
         processor = LongVUProcessor.from_pretrained(folder)
-    if quantization is None:
-        model.to(device)  # type: ignore[arg-type]  # transformers 5.23 wraps nn.Module.to without its signature
-    return model.eval(), processor
+    settle(model, device, quantization, overrides)
+    return LongVU(model, processor)
 
 
 def _digest(*parts: Any) -> str:
@@ -354,7 +317,3 @@ def _digest(*parts: Any) -> str:
 
 def _nbytes(seen: EncodedMedia | VisualTokens) -> int:
     return seen.embeds_LC.nbytes if isinstance(seen, VisualTokens) else sum(group.nbytes for group in seen.groups_ND)
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else [value] if isinstance(value, int) else list(value)

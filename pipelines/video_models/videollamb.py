@@ -7,7 +7,6 @@ Shapes: F sampled frames, L visual tokens, C model width, T ids.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from longvu_model.videollamb.modeling import VideoLLaMBForConditionalGeneration
 from longvu_model.videollamb.sight import Media
 from longvu_model.videollamb.watching import FrameWatcher
 from longvu_model.watching import windows
-from pipelines.errors import UserError
 from pipelines.video_models import chat
 from pipelines.video_models.base import (
     DecodeLimits,
@@ -39,9 +37,11 @@ from pipelines.video_models.base import (
     Source,
     VideoModel,
     WatchedMedia,
+    token_ids,
+    video_id_of,
 )
 from pipelines.video_models.clock import Clock
-from pipelines.video_models.quantization import quantization_config
+from pipelines.video_models.weights import load_options, settle
 
 if TYPE_CHECKING:
     from longvu_model.video import FrameSampling
@@ -78,22 +78,10 @@ class VideoLLaMB(VideoModel):
     family: ClassVar[str] = "videollamb"
 
     def __init__(self, model: VideoLLaMBForConditionalGeneration, processor: VideoLLaMBProcessor) -> None:
-        self.model, self.processor = model, processor
-        self.name, self.digest = "videollamb", ""
-        self.decoder, self.lm_head = model.model.language_model, model.lm_head
-        self.tokenizer = processor.tokenizer
+        super().__init__(model, processor)
         self.stop_strings = (STOP_STRING,)
-        self.eos_token_ids = frozenset({self.tokenizer.eos_token_id, *_ids(model.generation_config.eos_token_id)})
+        self.eos_token_ids = frozenset({self.tokenizer.eos_token_id, *token_ids(model.generation_config.eos_token_id)})
         self.max_length = int(self.config.text_config.max_position_embeddings)
-
-    @property
-    def config(self) -> Any:
-        """The model's VideoLLaMBConfig."""
-        return self.model.config
-
-    @functools.cached_property
-    def sampling(self) -> FrameSampling:  # type: ignore[override]
-        return self.processor.video_processor.sampling()
 
     def watcher(self) -> FrameWatcher:
         """An encoder for the frames of a video."""
@@ -145,13 +133,12 @@ class VideoLLaMB(VideoModel):
             StoreError: beside its causes, frames that are no whole windows under published semantics, which have no
                 such videos.
         """
-        from pipelines import storage  # needs Arrow, which answering about files does without
-        from pipelines.store import StoreError
+        from pipelines.store import StoreError  # needs Arrow, which answering about files does without
 
         store.require(FEATURE, "VideoLLaMB")
         clock = Clock()
         with clock("read"):
-            video_id = storage.sha256(storage.resolve(video)) if Path(video).is_file() else str(video)
+            video_id = video_id_of(video)
             found = store.load(video_id)
             features = found.features[FEATURE]
         kind, window = found.video["kind"], self.config.temporal_window
@@ -210,10 +197,6 @@ class VideoLLaMB(VideoModel):
             torch.tensor([len(medium.tokens_LC) for medium in ours]),
             row_V,
             slot_V,
-            labels=None,
-            with_mask=False,
-            with_positions=False,
-            pad_left=False,
         )
         last_slot = int(slot_V[-1])
         key = repr(([medium.identity for medium in ours], ids_BT[0, : last_slot + 1].tolist()))
@@ -247,27 +230,16 @@ def load(
     from longvu_model.llama_tokenizer import load_llama_tokenizer
     from longvu_model.videollamb.processing import VideoLLaMBProcessor  # needs PyAV
 
-    options: dict[str, Any] = {"dtype": dtype or "auto"}
-    if quantization is not None:
-        options |= quantization_config(quantization, device, _UNQUANTISED)
+    options = load_options(device, dtype, quantization, _UNQUANTISED)
     if official.is_published(folder):
         model = official.load(folder, **options)
         processor = VideoLLaMBProcessor.from_config(model.config, load_llama_tokenizer(folder))
     else:
         model = VideoLLaMBForConditionalGeneration.from_pretrained(folder, **options)
         processor = VideoLLaMBProcessor.from_pretrained(folder)
-    if quantization is None:
-        model.to(device)  # type: ignore[arg-type]  # the library wraps nn.Module.to without its signature
-    for field, value in overrides.items():
-        if not hasattr(model.config, field):
-            raise UserError(f"{field}={value}: VideoLLaMB's configuration has no such field")
-        setattr(model.config, field, value)
-    return VideoLLaMB(model.eval(), processor)
+    settle(model, device, quantization, overrides)
+    return VideoLLaMB(model, processor)
 
 
 def _on(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) if name == "pixel_values" else tensor for name, tensor in inputs.items()}
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else [value] if isinstance(value, int) else list(value)
