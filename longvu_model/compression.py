@@ -32,8 +32,6 @@ class VisualTokens:
     embeds_LC: Tensor
     counts_V: Tensor
     """Tokens per medium, int64 on the CPU."""
-    frame_of_token_L: Tensor
-    """Packed kept frame that each token belongs to, int64 on the CPU."""
     upgraded_F: Tensor
     """Kept frames shown at full resolution because the question points to them, bool on the CPU."""
     scores_F: Tensor | None
@@ -186,7 +184,7 @@ def compress(
         )
         embeds_LC, frame_L = embeds_LC[keep_L.to(embeds_LC.device)], frame_L[keep_L]
     counts_V = torch.bincount(medium_F[frame_L], minlength=len(kept_counts_V))
-    return VisualTokens(embeds_LC, counts_V, frame_L, upgraded_F, scores_F, drop_similarity)
+    return VisualTokens(embeds_LC, counts_V, upgraded_F, scores_F, drop_similarity)
 
 
 def frame_scores(embeds_LC: Tensor, count_F: Tensor, question_FC: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def _initialize_dino(tower: DinoTower, generator: torch.Generator) -> None:
     tower.patch.weight.zero_()
     tower.patch.weight[:content] = torch.einsum("dk,kcij->dcij", simple * gain, filters)
     tower.norm.weight[content:] = 0
-    _make_cells(cells, simple / gain, magnitudes, chroma, simple[:, 0])
+    _make_cells(cells, simple / gain, magnitudes, simple[:, 0])
     _make_pooling(tower, last, torch.cat([simple[:, : _POOLED - 2], magnitudes], dim=1))
 
 
@@ -150,7 +150,7 @@ def _norm_scale(width: int) -> float:
     return PEDESTAL * math.sqrt(2 / width)
 
 
-def _make_cells(cells: Mlp, read_DK: Tensor, magnitudes_D2: Tensor, chroma_K: Tensor, light_D: Tensor) -> None:
+def _make_cells(cells: Mlp, read_DK: Tensor, magnitudes_D2: Tensor, light_D: Tensor) -> None:
     """Rectified light in one hidden unit; saturation and texture from two units per coefficient, |x| = r(x) + r(-x).
 
     Args:

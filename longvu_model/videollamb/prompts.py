@@ -15,8 +15,6 @@ from longvu_model.videollamb.semantics import Semantics
 
 TRAINING_STYLE = "vicuna_v1"
 ANSWERING_STYLE = "llava_v1"
-COMMAND_LINE_STYLE = "llava_v0"
-"""The release's command line chooses a template from the checkpoint's name, and falls back to this one."""
 
 SLOTS = {IMAGE_MARKER: IMAGE_TOKEN_INDEX, VIDEO_MARKER: VIDEO_TOKEN_INDEX}
 VIDEO_START, VIDEO_END = "<vi_start>", "<vi_end>"

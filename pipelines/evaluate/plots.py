@@ -72,26 +72,6 @@ def label_bars(answers: Sequence[str], parsed: Sequence[str]) -> str:
     return _svg(figure, "labels that are right, and labels that were given", grid="y")
 
 
-def difference_bars(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None]], percent: bool) -> str:
-    """Differences of two runs with their 95 % intervals, around zero."""
-    from matplotlib.figure import Figure
-
-    scale = 100 if percent else 1
-    chosen = rows[:_MOST_BARS]
-    figure = Figure(figsize=(7.2, 0.9 + _BAR_INCHES * len(chosen)), layout="constrained")
-    axes = figure.subplots()
-    for place, (_, value, interval) in enumerate(chosen):
-        if interval is not None:
-            axes.plot([bound * scale for bound in interval], [place, place], color=INK, linewidth=1.4, zorder=2)
-        axes.plot([value * scale], [place], "o", color=RIGHT, markersize=6, zorder=3)
-    axes.axvline(0, color=CHANCE, linewidth=1, zorder=1)
-    axes.set_yticks(range(len(chosen)), [name for name, _, _ in chosen], fontsize=9)
-    axes.set_xlabel("second minus first, in percentage points" if percent else "second minus first", fontsize=9)
-    axes.margins(y=0.6 / max(1, len(chosen)))
-    axes.invert_yaxis()
-    return _svg(figure, title)
-
-
 def _svg(figure: Any, title: str, grid: str = "x") -> str:
     """Text stays text, so it can be searched; the same figure gives the same bytes."""
     import matplotlib

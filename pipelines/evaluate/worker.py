@@ -7,7 +7,6 @@ they are reported, so whatever dies, what was reported is there, and what is the
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -182,9 +181,6 @@ class Worker:
         self._assignment = assignment
         self._answerer: Answerer | None = None
         self._lock = threading.Lock()
-
-    def pid(self) -> int:
-        return os.getpid()
 
     def answer(self, work: Work) -> list[Answer] | Stopped:
         """Answers to all questions of a piece of work."""

@@ -69,13 +69,6 @@ class FeatureSpec:
         metadata = {"shape": shape, "dtype": self.dtype, "encoding": self.encoding}
         return pa.field(self.name, pa.large_binary(), metadata=metadata)
 
-    @classmethod
-    def from_field(cls, field: pa.Field) -> FeatureSpec:
-        """Read :meth:`field` back."""
-        metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}
-        tokens, width = json.loads(metadata["shape"])
-        return cls(field.name, tokens, width, metadata["dtype"])
-
 
 def cast_features(features_FPD: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
     """Convert to the stored dtype.

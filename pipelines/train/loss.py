@@ -47,17 +47,3 @@ def target_losses(
         return hidden_NC.float().sum(1)
     chunks = zip(hidden_NC.split(chunk_targets), targets_N.split(chunk_targets), strict=True)
     return torch.cat([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks])
-
-
-def label_cross_entropy(
-    hidden_SC: Tensor,
-    targets_S: Tensor,
-    head: Callable[[Tensor], Tensor],
-    chunk_targets: int = CHUNK_TARGETS,
-) -> tuple[Tensor, int]:
-    """Sum of the losses of all targets, and how many there are; their quotient is the published mean of a batch.
-
-    Arguments as for :func:`target_losses`.
-    """
-    losses_N = target_losses(hidden_SC, targets_S, head, chunk_targets)
-    return losses_N.sum(), len(losses_N)

@@ -52,9 +52,8 @@ def test_a_reader_without_our_code_needs_four_lines() -> None:
     assert np.array_equal(numbers, features[1].numpy())
 
 
-def test_field_round_trip() -> None:
+def test_a_column_says_how_its_bytes_are_read() -> None:
     spec = FeatureSpec("siglip", 576, 1152, "bfloat16")
-    assert FeatureSpec.from_field(spec.field()) == spec
     assert spec.field().metadata == {b"shape": b"[576, 1152]", b"dtype": b"bfloat16", b"encoding": b"byte_split"}
 
 

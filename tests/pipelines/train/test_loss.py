@@ -16,7 +16,7 @@ from longvu_model import checkpoint_names
 from longvu_model.config import IGNORE_INDEX
 from longvu_model.packing import SampleInputs, packed_forward, use_packed_attention
 from longvu_model.sight import Media
-from pipelines.train.loss import label_cross_entropy, target_losses
+from pipelines.train.loss import target_losses
 from tests.golden.longvu_models import build_model
 from tests.golden.longvu_runs import GRADIENT_LIMIT, LOSS_LIMIT
 from tests.golden.test_golden import WHOLE as GOLDEN
@@ -37,8 +37,9 @@ def test_loss_and_gradients_are_those_of_full_logits(chunk: int) -> None:
     hidden, targets, head = problem()
     expected = functional.cross_entropy(head(hidden), targets, ignore_index=IGNORE_INDEX, reduction="sum")
     expected_gradients = torch.autograd.grad(expected, (hidden, head.weight))
-    loss, count = label_cross_entropy(hidden, targets, head, chunk)
-    assert count == int((targets != IGNORE_INDEX).sum())
+    losses = target_losses(hidden, targets, head, chunk)
+    assert len(losses) == int((targets != IGNORE_INDEX).sum())
+    loss = losses.sum()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for mine, full in zip(torch.autograd.grad(loss, (hidden, head.weight)), expected_gradients, strict=True):
         torch.testing.assert_close(mine, full, rtol=1e-5, atol=1e-6)
@@ -58,18 +59,18 @@ def test_logits_exist_for_one_chunk_at_a_time() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, count = label_cross_entropy(hidden, targets, counted, 8)
-    assert sum(made) == count and max(made) <= 8
+        losses = target_losses(hidden, targets, counted, 8)
+    assert sum(made) == len(losses) and max(made) <= 8
     assert head.out_features not in kept  # nothing of the vocabulary's width waits for the backward pass
-    loss.backward()
-    assert sum(made) == 2 * count
+    losses.sum().backward()
+    assert sum(made) == 2 * len(losses)
 
 
 def test_a_row_without_targets_costs_nothing_and_still_has_gradients() -> None:
     hidden, targets, head = problem()
-    loss, count = label_cross_entropy(hidden, torch.full_like(targets, IGNORE_INDEX), head)
-    assert (loss.item(), count) == (0.0, 0)
-    loss.backward()
+    losses = target_losses(hidden, torch.full_like(targets, IGNORE_INDEX), head)
+    assert len(losses) == 0
+    losses.sum().backward()
     assert hidden.grad is not None and not hidden.grad.any()
 
 
@@ -105,8 +106,7 @@ def test_published_losses_and_gradients(path: Path, name: str) -> None:
 
     tensors = load_file(path.parent / path.stem / f"{name}.safetensors")
     assert row.lengths == tensors["attention_mask_out"].sum(1).tolist()
-    total, count = label_cross_entropy(hidden_SC, row.targets_S, model.lm_head, chunk_targets=16)
-    loss = total / count
+    loss = target_losses(hidden_SC, row.targets_S, model.lm_head, chunk_targets=16).mean()
     assert loss.item() == pytest.approx(batch["loss"], abs=LOSS_LIMIT)
     loss.backward()
     parameters = dict(model.named_parameters())

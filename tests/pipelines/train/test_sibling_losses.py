@@ -20,7 +20,7 @@ from longvu_model.llamavid.sight import Media as LlamaVidMedia
 from longvu_model.packing import PackedRow, SampleInputs, packed_forward, use_packed_attention
 from longvu_model.videollamb import checkpoint_names as names
 from pipelines.train.families import LlamaVidFamily, TrainableModel, VideoLLaMBFamily
-from pipelines.train.loss import label_cross_entropy
+from pipelines.train.loss import target_losses
 from pipelines.train.samples import Kind, MediaRef, Sample
 from tests.golden import llamavid_runs, videollamb_models, videollamb_runs
 
@@ -42,8 +42,7 @@ def packed_loss(model: TrainableModel, inputs: SampleInputs) -> tuple[Tensor, Pa
     """The published mean of a batch, from its rows end to end."""
     use_packed_attention(model)
     hidden_SC, row = packed_forward(model.model, [inputs])
-    total, count = label_cross_entropy(hidden_SC, row.targets_S, model.lm_head, chunk_targets=16)
-    return total / count, row
+    return target_losses(hidden_SC, row.targets_S, model.lm_head, chunk_targets=16).mean(), row
 
 
 def compare_gradients(model: TrainableModel, references: Mapping[str, Tensor]) -> None:
