@@ -122,8 +122,10 @@ class PictureProcessor(BaseImageProcessor):
         return BatchFeature(self.media_inputs([self.load(source) for source in flatten(images)]))
 
 
-class LongVUImageProcessor(PictureProcessor):
-    """Pictures to model inputs; saved as ``preprocessor_config.json``. Defaults are the published towers'.
+class TwoTowers:
+    """What LongVU's processors share, in front of the family-independent base: the pixels of SigLIP and DINOv2.
+
+    Defaults are the published towers'.
 
     Args:
         siglip_size: input side of the SigLIP tower in pixels.
@@ -132,10 +134,9 @@ class LongVUImageProcessor(PictureProcessor):
         dino_size: input side of the DINOv2 tower in pixels.
         dino_mean: per RGB channel, in [0, 1].
         dino_std: per RGB channel.
-        **kwargs: bookkeeping of the library.
+        **kwargs: of the base.
     """
 
-    valid_kwargs = TowerPixelsKwargs  # type: ignore[assignment]
     model_input_names = MODEL_INPUT_NAMES
 
     def __init__(
@@ -156,6 +157,12 @@ class LongVUImageProcessor(PictureProcessor):
     def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
         """See :func:`pixel_inputs`."""
         return pixel_inputs([(medium, *tower_pixels(self)) for medium in media])
+
+
+class LongVUImageProcessor(TwoTowers, PictureProcessor):
+    """Pictures to model inputs; saved as ``preprocessor_config.json``."""
+
+    valid_kwargs = TowerPixelsKwargs  # type: ignore[assignment]
 
 
 def tower_pixels(processor: Any) -> tuple[TowerPixels, TowerPixels]:

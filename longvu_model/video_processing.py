@@ -17,9 +17,8 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from longvu_model.image_processing import MODEL_INPUT_NAMES, TowerPixelsKwargs, check_call, pixel_inputs, tower_pixels
+from longvu_model.image_processing import TowerPixelsKwargs, TwoTowers, check_call
 from longvu_model.media import Medium, load_image, local_path
-from longvu_model.tower_pixels import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, SIGLIP_STD
 from longvu_model.video import DecodedVideo, FrameSampling, decode_frames
 from longvu_model.video.decode import Backend
 
@@ -129,40 +128,10 @@ class SampledVideoProcessor(BaseVideoProcessor):
         return inputs
 
 
-class LongVUVideoProcessor(SampledVideoProcessor):
-    """Videos to model inputs; saved as ``video_preprocessor_config.json``. Defaults are the published towers'.
-
-    Args:
-        siglip_size: input side of the SigLIP tower in pixels.
-        siglip_mean: per RGB channel, in [0, 1].
-        siglip_std: per RGB channel.
-        dino_size: input side of the DINOv2 tower in pixels.
-        dino_mean: per RGB channel, in [0, 1].
-        dino_std: per RGB channel.
-        **kwargs: frame sampling, see :class:`SampledVideoProcessor`.
-    """
+class LongVUVideoProcessor(TwoTowers, SampledVideoProcessor):
+    """Videos to model inputs; saved as ``video_preprocessor_config.json``."""
 
     valid_kwargs = VideoKwargs  # type: ignore[assignment]
-    model_input_names = MODEL_INPUT_NAMES
-
-    def __init__(
-        self,
-        siglip_size: int = 384,
-        siglip_mean: Sequence[float] = SIGLIP_MEAN,
-        siglip_std: Sequence[float] = SIGLIP_STD,
-        dino_size: int = 378,
-        dino_mean: Sequence[float] = IMAGENET_MEAN,
-        dino_std: Sequence[float] = IMAGENET_STD,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.siglip_size, self.siglip_mean, self.siglip_std = siglip_size, list(siglip_mean), list(siglip_std)
-        self.dino_size, self.dino_mean, self.dino_std = dino_size, list(dino_mean), list(dino_std)
-        tower_pixels(self)
-
-    def media_inputs(self, media: Sequence[Medium]) -> dict[str, Tensor]:
-        """See :func:`longvu_model.image_processing.pixel_inputs`."""
-        return pixel_inputs([(medium, *tower_pixels(self)) for medium in media])
 
 
 def load_video(source: Any, sampling: FrameSampling, *, decoder: Backend = "pyav") -> Medium:
