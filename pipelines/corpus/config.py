@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pipelines.corpus.needle import COLOURS, MORE_COLOURS, REACH
 from pipelines.errors import UserError
@@ -16,6 +16,8 @@ Kind = Literal["colour", "shape", "time", "scenes"]
 AnswerForm = Literal["letter", "text"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# Fields that say what videos look like; settings of other kinds carry them under the same names.
+_LOOK = ("width", "height", "fps", "scenes", "needle_area", "colours")
 # Part of the digest: raise it when the same config would give other pictures or other questions.
 GENERATOR_VERSION = 2
 # The needle keeps this far from cuts and from the ends of its quarter, so that no answer is a matter of opinion.
@@ -96,6 +98,19 @@ class CorpusConfig:
         ):
             if not holds:
                 raise CorpusError(f"{field}={getattr(self, field)!r} of the corpus: use {allowed}")
+
+    @classmethod
+    def with_look_of(cls, settings: object, **others: Any) -> CorpusConfig:
+        """A corpus whose videos look as ``settings`` say in fields of the same names.
+
+        Args:
+            settings: has width, height, fps, scenes, needle_area and colours.
+            **others: the other fields.
+
+        Raises:
+            CorpusError: as for the class.
+        """
+        return cls(**{name: getattr(settings, name) for name in _LOOK}, **others)
 
     @property
     def frames_per_video(self) -> int:

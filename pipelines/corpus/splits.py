@@ -50,17 +50,12 @@ class SplitsConfig(Config):
     def corpus(self, split: str) -> CorpusConfig:
         """The corpus behind ``stills``, ``videos`` or ``heldout``."""
         number = ("stills", "videos", "heldout").index(split)
-        return CorpusConfig(
+        return CorpusConfig.with_look_of(
+            self,
             num_videos=getattr(self, split),
             seconds=self.seconds,
             seed=3 * self.seed + 1 + number,
-            width=self.width,
-            height=self.height,
-            fps=self.fps,
-            scenes=self.scenes,
             needle_seconds=self.needle_seconds,
-            needle_area=self.needle_area,
-            colours=self.colours,
             kinds=("colour",),
             answer_form="text",
         )

@@ -14,18 +14,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from pipelines.config import load_config
-from pipelines.corpus import Splits, SplitsConfig, write_splits
-from pipelines.extract.config import ExtractConfig
-from pipelines.extract.towers import load_towers, model_folder
-from tests.benchmarks.training_needle import CORPUS
-from tests.pipelines.extract.conftest import extract_without_ray
+from pipelines.corpus import Splits
+from pipelines.extract.towers import model_folder
+from tests.benchmarks import needle_corpus
 
 # The lower end of the 95 per cent interval, in points above chance.
 _FLOOR_ABOVE_CHANCE = 0.10
@@ -41,19 +37,18 @@ def main() -> int:
     given = dict(pair.split("=", 1) for pair in options.model)
     with contextlib.ExitStack() as stack:
         root = Path(options.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="longvu-methods-")))
-        counts = [f"{name}={getattr(options, name)}" for name in ("stills", "videos", "heldout")]
-        splits = write_splits(root / "corpus", load_config(SplitsConfig, CORPUS, counts))
+        splits, corpus = needle_corpus.written(root, options)
         models = {
             name: given.get(name) or _trained(name, root, splits, options.in_process)
             for name in options.only or _STAGES
         }
         words = [f"models.{name}={folder}" for name, folder in models.items()]
-        words += [f"data={splits.folder / 'heldout'}", f"output={root}", f"workdir={root}"]
+        words += [f"data={splits.heldout_corpus}", f"output={root}", f"workdir={root}"]
         if "longvu" not in models:
             words.append(f"baseline={next(iter(models))}")
-        print(_run("jobs.methods", ["--in-process", *words]))
+        print(needle_corpus.job("jobs.methods", ["--in-process", *words]))
         points = json.loads((root / "methods" / "methods.json").read_text())
-    chance, passed = 1 / 8, True
+    chance, passed = 1 / len(corpus.colours), True
     for point in points:
         if point["family"] in _STAGES:
             low = point["accuracy"] - 1.96 * point["se"]
@@ -74,45 +69,24 @@ def _trained(name: str, root: Path, splits: Splits, in_process: bool) -> Path:
         return done
     started_s = time.monotonic()
     folder = model_folder(preset, root)
-    features = {"siglip": True} if name == "longvu" else {}
-    config = ExtractConfig(
-        name=name,
-        source=[str(one) for one in splits.media],
-        store=str(root),
-        workdir=str(root),
-        model=preset,
-        keep_all_below=0,
-        features=features,  # type: ignore[arg-type]
-    )
-    towers = load_towers(folder, ("dinov2", "siglip")) if name == "longvu" else load_towers(folder)
-    store = extract_without_ray(config, towers).uri
+    store = needle_corpus.stored(root, splits, preset, name)
     for last, stage, rows in zip((False, True), stages, (splits.stills, splits.train), strict=True):
         words = [f"model={folder}", f"data.annotations={rows}", f"data.heldout={splits.heldout}"]
         words += [f"data.media_root={splits.folder}", f"data.store={store}", f"output={root}", f"workdir={root}"]
         words += ["--in-process"] if in_process else []
-        told = _run("jobs.train", ["train", "--config", f"jobs/configs/{stage}.yaml", *words])
+        told = needle_corpus.job("jobs.train", ["train", "--config", f"jobs/configs/{stage}.yaml", *words])
         (steps,) = [line for line in told.splitlines() if " steps: " in line]
         print(f"{name}: {rows.stem}: {steps}", flush=True)
         (checkpoint,) = [line.split()[1] for line in told.splitlines() if line.startswith("checkpoint: ")]
         folder = done if last else root / "models" / f"{name}-stills"
-        _run("jobs.train", ["export", checkpoint, str(folder)])
+        needle_corpus.job("jobs.train", ["export", checkpoint, str(folder)])
     print(f"{name}: features, training and export took {time.monotonic() - started_s:.0f} s", flush=True)
     return done
 
 
-def _run(module: str, words: list[str]) -> str:
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return done.stdout
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.compare_methods", description=__doc__)
-    parser.add_argument("--stills", type=int, default=480, help="stills to learn from")
-    parser.add_argument("--videos", type=int, default=400, help="videos to learn from")
-    parser.add_argument("--heldout", type=int, default=96, help="unseen videos")
-    parser.add_argument("--folder", help="keep everything here; default: a temporary folder")
+    needle_corpus.add_arguments(parser)
     parser.add_argument("--only", nargs="*", choices=list(_STAGES), help="methods; default: all three")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="a trained checkpoint")
     parser.add_argument("--in-process", action="store_true", help="train without Ray, with one worker")

@@ -23,7 +23,7 @@ import pyarrow.parquet
 from jobs import evaluate
 from pipelines.config import load_config
 from pipelines.corpus import SplitsConfig
-from tests.benchmarks.training_needle import CORPUS
+from tests.benchmarks.needle_corpus import CONFIG
 
 _FLOOR = 0.7
 _LEARNED_S = 60
@@ -41,7 +41,7 @@ def main() -> int:
     for length in lengths:
         print(
             f"needle in {length} s of video, {options.repeats} videos at each of 5 depths: {trained[length]:.1%} "
-            f"right; untrained {untrained[length]:.1%}; chance {1 / len(load_config(SplitsConfig, CORPUS).colours):.1%}"
+            f"right; untrained {untrained[length]:.1%}; chance {1 / len(load_config(SplitsConfig, CONFIG).colours):.1%}"
             + (f" (floor {_FLOOR:.0%})" if length == _LEARNED_S else "")
         )
     if options.out:
@@ -51,7 +51,7 @@ def main() -> int:
 
 def _shares(name: str, model: str, lengths: Sequence[int], repeats: int, root: Path) -> dict[int, float]:
     """Share of right answers by length; a reply that commits to none is not right, what failed does not count."""
-    learned = load_config(SplitsConfig, CORPUS)
+    learned = load_config(SplitsConfig, CONFIG)
     grid = {
         "lengths_s": list(lengths),
         "num_depths": 5,

@@ -43,10 +43,11 @@ from longvu_model.tower_pixels import padded_square
 from longvu_model.video import decode_frames
 from pipelines.extract.commit import unit_tables
 from pipelines.extract.towers import load_towers
-from pipelines.store import FeatureSpec, FeatureStore, StoreManifest, commit_unit
+from pipelines.store import FeatureSpec, FeatureStore, commit_unit
 from pipelines.store.features import raw_bytes
 from tests.benchmarks.decode_path import CpuTime, ray_workers
 from tests.pipelines.conftest import write_video
+from tests.pipelines.store.units import manifest
 
 _FASTER, _SIZE = 8.0, 0.90
 _BLOCK_FRAMES = 32
@@ -158,7 +159,7 @@ def write_ours(features_TPD: np.ndarray, path: Path) -> None:
     """One unit of one video, all frames stored."""
     frames, tokens, width = features_TPD.shape
     spec = FeatureSpec("dinov2", tokens, width)
-    store = FeatureStore.create(path, _manifest(spec))
+    store = FeatureStore.create(path, manifest(features=(spec,)))
     everything = np.ones(frames, bool)
     arrays = {
         "frame_index": np.arange(frames) * 30,
@@ -199,21 +200,6 @@ def write_bare(features_TPD: np.ndarray, path: Path) -> None:
 def read_bare(path: Path) -> np.ndarray:
     column = pq.read_table(path / "0.parquet")["data"]
     return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
-
-
-def _manifest(spec: FeatureSpec) -> StoreManifest:
-    return StoreManifest(
-        name="benchmark",
-        config={},
-        config_digest="0" * 64,
-        features=(spec,),
-        window_frames=16,
-        keep_threshold=0.9,
-        keep_all_below=0,
-        jpeg=False,
-        towers={"dinov2": "t"},
-        preprocessing={"dinov2": "p"},
-    )
 
 
 if __name__ == "__main__":

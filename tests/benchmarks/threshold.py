@@ -36,8 +36,9 @@ from pipelines.extract.index import index_sources
 from pipelines.extract.measure import measure
 from pipelines.extract.plan import plan_units
 from pipelines.extract.towers import load_towers
-from pipelines.store import FeatureStore, StoreManifest, commit_unit, compact
+from pipelines.store import FeatureStore, commit_unit, compact
 from tests.pipelines.conftest import write_video
+from tests.pipelines.store.units import manifest
 
 _FLOOR = 100.0
 _UNIT_FRAMES = 256
@@ -89,19 +90,7 @@ def extracted(folder: Path) -> tuple[str, list[tuple[dict[str, Any], dict[str, n
     build_preset("tiny", folder / "tiny")
     bundle = load_towers(folder / "tiny", ("dinov2",))
     spec = bundle.spec("dinov2", "float16")
-    manifest = StoreManifest(
-        name="benchmark",
-        config={},
-        config_digest="0" * 64,
-        features=(spec,),
-        window_frames=16,
-        keep_threshold=1.0,
-        keep_all_below=0,
-        jpeg=False,
-        towers={"dinov2": "t"},
-        preprocessing={"dinov2": "p"},
-    )
-    store = FeatureStore.create(folder / "store", manifest)
+    store = FeatureStore.create(folder / "store", manifest(features=(spec,), keep_threshold=1.0))
     encoder = Encoder.load(bundle, EncodeSettings((spec,), 1.01, 0, "float32", 64))
     settings = DecodeSettings("fps:1", {"dinov2": bundle.pixels("dinov2")}, 0, DecodeConfig())
     sources = index_sources(str(folder / "videos"))

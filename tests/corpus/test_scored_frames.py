@@ -19,8 +19,9 @@ from longvu_model.video import FrameSampling, NotAVideo, decode_frames
 from pipelines import storage
 from pipelines.corpus import CorpusManifest
 from pipelines.scored_frames import THUMBNAIL_PX, ScoredFrames, score_video, stored_frames, thumbnail
-from pipelines.store import FeatureSpec, FeatureStore, StoreError, StoreManifest, commit_unit
+from pipelines.store import FeatureSpec, FeatureStore, StoreError, commit_unit
 from pipelines.store.schema import VIDEOS, frames_schema
+from tests.pipelines.store.units import manifest
 
 VIDEO_ID = "a" * 64
 
@@ -58,18 +59,6 @@ def test_a_text_is_no_video(tmp_path: Path, tower: DinoTower) -> None:
 def make_store(folder: Path, source: Path, scored: ScoredFrames, *, jpeg: bool) -> FeatureStore:
     """A store of one video whose features nobody asked for."""
     spec = FeatureSpec("dinov2", 4, 8, "float16")
-    manifest = StoreManifest(
-        name="test",
-        config={"sampling": "fps:1"},
-        config_digest="0" * 64,
-        features=(spec,),
-        window_frames=16,
-        keep_threshold=0.9,
-        keep_all_below=0,
-        jpeg=jpeg,
-        towers={"dinov2": "t"},
-        preprocessing={"dinov2": "p"},
-    )
     count = len(scored.frames)
     index = [5 * number for number in range(count)]
     frames: dict[str, Any] = {
@@ -103,7 +92,7 @@ def make_store(folder: Path, source: Path, scored: ScoredFrames, *, jpeg: bool) 
         "kept": scored.kept,
         "stored": [False] * count,
     }
-    store = FeatureStore.create(folder, manifest)
+    store = FeatureStore.create(folder, manifest(config={"sampling": "fps:1"}, features=(spec,), jpeg=jpeg))
     commit_unit(
         store.uri,
         "u",

@@ -129,16 +129,11 @@ class SyntheticNeedleGrid(ChoiceTask):
     def _config(self, length_s: int) -> CorpusConfig:
         chosen = self.options
         try:
-            return CorpusConfig(
+            return CorpusConfig.with_look_of(
+                chosen,
                 num_videos=chosen.repeats,
                 seconds=length_s,
                 seed=chosen.seed,
-                fps=chosen.fps,
-                width=chosen.width,
-                height=chosen.height,
-                scenes=chosen.scenes,
-                colours=chosen.colours,
-                needle_area=chosen.needle_area,
                 needle_seconds=(chosen.needle_s, chosen.needle_s),
                 kinds=(chosen.kind,),
             )
