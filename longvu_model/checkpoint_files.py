@@ -171,7 +171,7 @@ def write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], 
 def write_tensors(
     folder: Path, state: Mapping[str, Tensor], max_shard_size: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write tensors in shards of at most that size, with their index; takes the memory of one shard.
+    """Write tensors in shards of at most that size, with their index; takes the memory of two shards.
 
     Args:
         dtype: what they are written in; their own by default.

@@ -36,18 +36,18 @@ def assemble(
     changes: Mapping[str, Any] | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    max_shard_size: str = "5GB",
+    max_shard_size: str = "2GB",
 ) -> dict[str, int]:
     """Write a model folder: configuration, weights, tokenizers and preprocessing.
 
     Args:
         preset: the shape of what the parts do not say.
-        folder: gets the files; takes the memory of one shard.
+        folder: gets the files.
         parts: folders, hub ids or files, by the names that the family's recipe has.
         changes: fields of the shape that differ from the preset's, such as ``{"compress_type": "grid:2"}``.
         seed: of the new weights.
         dtype: of all weights; that of the language model by default.
-        max_shard_size: of a file of weights.
+        max_shard_size: of a file of weights; it takes about twice the memory.
 
     Returns:
         Parameters of each module of the model, and of its head.
