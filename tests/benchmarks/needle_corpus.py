@@ -21,12 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stills", type=int, default=480, help="stills to learn from")
     parser.add_argument("--videos", type=int, default=400, help="videos to learn from")
     parser.add_argument("--heldout", type=int, default=96, help="unseen videos")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn: another one gives other videos")
     parser.add_argument("--folder", help="keep everything here; default: a temporary folder")
 
 
 def written(root: Path, options: argparse.Namespace) -> tuple[Splits, SplitsConfig]:
     """The splits below ``root``, drawn unless they are there."""
-    counts = [f"{name}={getattr(options, name)}" for name in ("stills", "videos", "heldout")]
+    counts = [f"{name}={getattr(options, name)}" for name in ("stills", "videos", "heldout", "seed")]
     config = load_config(SplitsConfig, CONFIG, counts)
     return write_splits(root / "corpus", config), config
 
