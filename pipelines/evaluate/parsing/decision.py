@@ -221,6 +221,7 @@ class _Timeline:
         self._choices: list[_Choice] = []
         self._topic: Mention | None = None
         self._mending = False
+        self._turned = False
         self._unsettled = False
         self._asked: Mention | None = None
 
@@ -234,6 +235,7 @@ class _Timeline:
         self._answer_to_question(sentence)
         index = sentence.start
         lead = True
+        self._turned = False
         while index < sentence.end:
             one = self._elements[index]
             if index in mentions:
@@ -247,6 +249,9 @@ class _Timeline:
                     self._mending = False
                 elif "mend" in one.tags or (lead and "no" in one.tags and self._comma_after(index)):
                     self._mending = bool(self._choices)
+                elif lead and one.text == "otherwise" and self._elements[sentence.start - 1].text == ";":
+                    self._choices.clear()  # when it rains, B; otherwise C
+                self._turned |= lead and "but" in one.tags and not self._adds(sentence)
             lead = lead and (one.kind in ("mark", "newline") or bool(one.tags & {"filler", "but"}))
             index += 1
         self._verdict_on_topic(sentence)
@@ -254,6 +259,10 @@ class _Timeline:
             self._asked = sentence.mentions[-1]
         elif not sentence.question:
             self._asked = None
+
+    def _adds(self, sentence: Sentence) -> bool:
+        """``But B is also right``."""
+        return any(one.text in ("also", "too", "equally") for one in self._elements[sentence.start : sentence.end])
 
     def _comma_after(self, index: int) -> bool:
         following = self._elements[index + 1 : index + 2]
@@ -277,7 +286,7 @@ class _Timeline:
                 self._unsettled = False
                 level = max(level, _STRONG)
             self._mending = False
-        elif mention.final and level == _STRONG and not mention.group:
+        elif (mention.final or (self._turned and not mention.hedged)) and level == _STRONG and not mention.group:
             self._choices.clear()
             self._unsettled = False
         elif level == _WEAK and not mention.group and any(choice.labels > mention.labels for choice in self._choices):

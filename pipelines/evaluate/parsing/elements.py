@@ -17,7 +17,7 @@ ITEM_MARKS = ".):]、,-–"
 _AFTER_LABEL = {"because", "not", "not_after", "or", "and", "but", "than", "mend"}
 _LINKS = {"as", "for", "with", "which", "who", "where", "when", "in", "on", "based", "from", "given", "according", "by",
           "because", "since", "that", "here", "would", "will", "seems", "matches", "fits", "due", "over", "describes",
-          "indeed", "best", "clearly", "it"}  # fmt: skip
+          "indeed", "then", "best", "clearly", "it"}  # fmt: skip
 _TURKISH_SUFFIX = re.compile(
     r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I
 )
@@ -74,7 +74,7 @@ def elements_of(
         token = tokens[index]
         length, tags = lexicon.longest(tokens, index)
         inside = next((n for n in range(1, length) if index + n in texts), 0)
-        if inside and tags & {"choose", "place"}:
+        if inside and tags & {"choose", "place", "right"}:
             # goes | to the garden, right | before noon, where an option begins with the second word
             length, tags = lexicon.longest(tokens, index, inside)
         if index in texts:
@@ -111,7 +111,7 @@ def elements_of(
             index = chained = index + 1
         else:
             kind = {"mark": "mark", "newline": "newline"}.get(token.kind, "word")
-            if token.kind == "symbol" and (token.text in "<>=~|/\\#*" or unicodedata.category(token.text[0]) == "So"):
+            if token.kind == "symbol" and (token.text in "<>=~|/\\#*@" or unicodedata.category(token.text[0]) == "So"):
                 kind = "mark"
             elements.append(Element(kind, index, index + 1, token.text))
             index += 1

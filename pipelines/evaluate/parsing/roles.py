@@ -109,11 +109,12 @@ class _Reader(Surroundings):
         mention = self.mention
         if announced and self._described(left, right) and not called:
             return
-        presented = bool((left | right) & _PRESENTING or before & {"mend", "undo"})
+        presented = bool((left | right) & _PRESENTING or "undo" in left or before & {"mend", "undo"})
         if announced or called or self._stands(left) or (self.closed and presented):
             mention.role = CHOSEN
             mention.announced = announced and not mention.group
-            mention.weak = mention.hedged and not announced and not called
+            firm = called and not self._may_be() and not self._modal() and right & {"right", "choose", "yes"}
+            mention.weak = (mention.hedged or self._may_be()) and not announced and not firm
         elif mention.first < mention.last and not mention.group:
             mention.role, mention.weak = CHOSEN, True
 
@@ -382,7 +383,8 @@ class _Reader(Surroundings):
             return not left & {"ask", "because", "list"} and self._colon_answers()
         others = [one for one in sentence.mentions if one is not mention and one.role != REJECTED]
         remark = mention.kind == "label" and before.text in "([-–" and not others
-        return self.last and before.text in ",–-([" and (self.closed or remark)
+        ends = self.last or self.elements[sentence.end - 1].text == ";"
+        return ends and before.text in ",–-([" and (self.closed or remark)
 
     def _is_complement(self) -> bool:
         """``it is B``; of other subjects only where B was named as a label before or *but* leads up to it."""
@@ -468,12 +470,16 @@ class _Reader(Surroundings):
         """``both B and C ..., but B is ...``: one of a group, set against it."""
         group = any(m.group and m.labels > self.mention.labels for m in self.sentence.mentions)
         after = self.elements[self.mention.last + 1 : self.mention.last + 2]
-        against = self._but_before() and bool(after) and "be" in after[0].tags
+        against = self._but_before() and bool(after) and bool(after[0].tags & {"be", "filler"})
         return group and (against or self.elements[self.sentence.start].text in ("of", "between", "among"))
 
     def _modal(self) -> bool:
         """``it might be B``."""
         return any(one.text in _MODALS for one in self.elements[self.clause_start : self.mention.first])
+
+    def _may_be(self) -> bool:
+        """``B may be right``."""
+        return any(one.text in _MODALS for one in self.elements[self.mention.last + 1 : self.mention.last + 2])
 
     def _then(self) -> bool:
         """``then she gets angry``: one event after another."""

@@ -157,8 +157,7 @@ def _same_option(elements: Sequence[Element], left: Mention, right: Mention) -> 
     between = elements[left.last + 1 : right.first]
     shared = left.labels & right.labels
     beside = all(
-        (one.kind in ("mark", "newline") and one.text not in "?;")
-        or one.tags & {"be", "filler", "answer", "so", "right"}
+        (one.kind in ("mark", "newline") and one.text not in "?;") or one.tags & {"be", "filler", "answer", "right"}
         for one in between
     ) and not any(one.tags & {"not", "not_after"} for one in between)
     again = left.kind == right.kind and len(right.labels) == 1 and _marks_only(between)
@@ -187,7 +186,7 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     inside = any(one.text == "(" for one in between) and not any(one.text == ")" for one in between)
     if inside and left.kind == "label" and any(one.tags & {"and", "or"} for one in between):
         return None  # B (and possibly C)
-    connected = False
+    connected = bool(between) and all(one.text == "then" for one in between)
     lead = elements[left.first - 1].tags if left.first else frozenset()
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":

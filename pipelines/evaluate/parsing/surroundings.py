@@ -313,6 +313,8 @@ class Surroundings:
         if one.kind == "mark" and one.text in "'\"":
             after = self.elements[index + 1] if index + 1 < self.sentence.end else None
             return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
+        if "grounds" in one.tags and self.first and self.mention.kind == "label":
+            return True
         if one.kind in ("newline", "text") or (one.kind == "mark" and one.text not in "*?"):
             return True
         if one.text == "→":

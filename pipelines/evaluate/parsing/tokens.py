@@ -11,7 +11,7 @@ from functools import lru_cache
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|"
     r"(?<![\w.])[\w-]{1,64}(?:\.[\w-]{1,64}){0,8}\.(?:com|org|net|edu|gov|jpe?g|png|gif|mp4|avi|mkv|webm|txt|html?|pdf|json|py|csv)\b(?![.]\w)|"
-    r"(?<!\w)(?:[nN]/[aA]|[wW]/[oO]|[bB]/c|[aA]/[cC])(?!\w)|(?<!\w)(?:[A-Za-z]:)?[\\/](?:[\w.-]{2,64}[\\/])+[\w.-]*"
+    r"(?<!\w)(?:[nN]/[aA]|[wW]/[oO]|[bB]/c|[cC]/[oO]|[aA]/[cC])(?!\w)|(?<!\w)[A-Za-z]:\\\w[\w.\\-]*|(?<!\w)(?:[A-Za-z]:)?[\\/](?:[\w.-]{2,64}[\\/])+[\w.-]*"
 )
 # Classes: L letters of alphabets with case, O other spaced scripts, C scripts without spaces, K katakana, H Hangul,
 # m combining, D digits, S space, N newline, A addresses, Y symbols, P other punctuation; ASCII marks are themselves.

@@ -170,7 +170,7 @@ def _lexicon(languages: tuple[str, ...]) -> Lexicon:
     for words, tags in collected.items():
         if "final" in tags and any(words[-len(noun) :] == noun or words[: len(noun)] == noun for noun in nouns):
             tags.add("answer")
-        if tags & {"place", "now"}:
+        if tags & {"place", "now", "grounds"} and "because" not in tags:
             tags.add("filler")
         if not words:
             continue
