@@ -57,7 +57,10 @@ def _descriptions(elements: Sequence[Element], sentence: Sentence) -> None:
 
 
 def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_options: int) -> None:
-    """A list of the options from A on names all and chooses none, unless it marks one or rejects the others."""
+    """A list of the options, in order, chooses none, unless it marks one or rejects the others.
+
+    It begins with A or names options at the start of sentences; not with what opens the reply, which may be the answer.
+    """
     mentions = [mention for sentence in sentences for mention in sentence.mentions]
     everything = frozenset(chr(ord("A") + n) for n in range(num_options))
     for mention in mentions:
@@ -67,17 +70,23 @@ def _walks(elements: Sequence[Element], sentences: Sequence[Sentence], num_optio
     firsts, ends = [mention.first for mention in mentions], [sentence.end for sentence in sentences]
     start = 0
     while start < len(items):
-        if items[start].labels != {"A"}:
-            start += 1
-            continue
         end = start + 1
-        while end < len(items) and items[end].labels == {chr(ord("A") + end - start)}:
+        while end < len(items) and _follows(elements, items[start], items[end - 1], items[end]):
             end += 1
         if end - start > 1:
             stop = min(ends[bisect_right(ends, items[end - 1].last)], items[end - 1].last + _LONGEST_ITEM)
             named = mentions[bisect_left(firsts, items[start].first) : bisect_left(firsts, stop)]
             _read_walk(elements, items[start:end], named, stop)
         start = end
+
+
+def _follows(elements: Sequence[Element], head: Mention, before: Mention, item: Mention) -> bool:
+    """The next item of the walk that ``head`` begins: the next label, or a later one at the start of a sentence."""
+    (first,), (last,), (label,) = head.labels, before.labels, item.labels
+    if first == "A" and ord(label) == ord(last) + 1:
+        return True
+    sentences = all(elements[one.first - 1].text in "\n.;" for one in (head, before, item))
+    return last < label and head.first > 1 and sentences
 
 
 def _is_item(elements: Sequence[Element], mention: Mention) -> bool:

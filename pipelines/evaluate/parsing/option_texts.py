@@ -206,6 +206,14 @@ class OptionTexts:
             and norms[0] + second in self._lexicon.numbers
         ):
             return gap + 1, f"\x01{self._lexicon.numbers[norms[0] + second]}\x02"
+        if second == "hundred":
+            rest = index + gap + 1
+            rest += rest + 1 < len(tokens) and tokens[rest].norm == "and"
+            units = self._compound_number(tokens, rest) if rest < len(tokens) else None
+            if units is None and rest < len(tokens) and tokens[rest].norm in self._lexicon.numbers:
+                units = 1, f"\x01{self._lexicon.numbers[tokens[rest].norm]}\x02"
+            if units is not None and (below := units[1].strip("\x01\x02")).isdigit() and int(below) < 100:
+                return rest + units[0] - index, f"\x01{100 * int(first) + int(below)}\x02"
         if second in ("hundred", "thousand", "million"):
             return gap + 1, f"\x01{int(first) * {'hundred': 100, 'thousand': 1000, 'million': 10**6}[second]}\x02"
         return None

@@ -42,7 +42,7 @@ _ELLIPSES = (["does"], ["did"], ["do"], ["is"], ["it", "is"], ["works"], ["holds
 # What questions ask for; it can be a label.
 _SUBJECTS = {
     "what", "reason", "cause", "explanation", "motive", "purpose", "goal", "action", "activity", "event",
-    "emotion", "mood", "order", "sequence", "place", "location", "topic", "theme", "weather", "season",
+    "emotion", "mood", "order", "sequence", "place", "location", "thing", "topic", "theme", "weather", "season",
     "statement", "description", "caption", "title", "summary", "relationship", "profession", "result", "outcome",
     "difference", "sport", "dish", "number", "count", "total",
 }  # fmt: skip
@@ -51,7 +51,9 @@ _ONLY = {"only", "just"}
 # Of things in the scene these are events, of labels comparisons.
 _OUTDOES = {"beats", "ahead", "resembles"}
 _COMPARATIVES = {"better", "more", "closer", "stronger", "likelier"}
-_SUPERLATIVES = {"best", "better", "closest", "closer", "perfectly", "exactly", "accurately"}
+_HAS = {"has", "gets", "receives", "enjoys", "offers"}
+_LESSER = {"least", "worst", "second", "last", "third", "initial", "first", "previous", "original", "earlier"}
+_SUPERLATIVES = {"best", "better", "strongest", "highest", "closest", "closer", "perfectly", "exactly", "accurately"}
 _MODALS = {"might", "could", "may"}
 # Words of a predicate within which an option is called the answer.
 _PREDICATE = 9
@@ -112,7 +114,7 @@ class _Reader(Surroundings):
         presented = bool((left | right) & _PRESENTING or "undo" in left or before & {"mend", "undo"})
         if announced or called or self._stands(left) or (self.closed and presented):
             mention.role = CHOSEN
-            mention.announced = announced and not mention.group
+            mention.announced = (announced or (self.last and self.after_colon())) and not mention.group
             firm = called and not self._may_be() and not self._modal() and right & {"right", "choose", "yes"}
             mention.weak = (mention.hedged or self._may_be()) and not announced and not firm
         elif mention.first < mention.last and not mention.group:
@@ -319,12 +321,12 @@ class _Reader(Surroundings):
             if "than" in one.tags:
                 break
             if {"be", "the"} <= seen and "answer" in one.tags:
-                return True
+                return not words & _LESSER
             if "be" in seen and one.text in ("i", "id", "ill", "we"):
                 return self.mention.kind == "label" and not self.mention.group  # B is where I land
-            seen |= one.tags | ({"the"} if one.text == "the" else set())
+            seen |= one.tags | ({"the"} if one.text in ("the", "my") else set())
             words.add(one.text)
-        praise = words & _SUPERLATIVES or ("be" in seen and words & {"more", "most"})
+        praise = words & _SUPERLATIVES or (("be" in seen or words & _HAS) and words & {"more", "most"})
         return bool(praise) and self.mention.kind == "label" and not self.mention.group
 
     def _alone_suits(self) -> bool:

@@ -153,7 +153,9 @@ class Surroundings:
             elif one.kind == "mark" and one.text in ",:–-.":
                 if not self.verdict_at(index + 1):
                     break
-            elif one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|":
+            elif (one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|") or (
+                one.text == "→" and self.verdict_at(index + 1)
+            ):
                 pass
             elif one.kind == "tag":
                 if one.tags & {
