@@ -30,7 +30,7 @@ def build_parser() -> Parser:
         "changes", nargs="*", metavar="key=value", help="fields of the configuration that differ from the preset's"
     )
     parser.add_argument("--seed", type=SEED, default=0, help="of the new weights (default 0)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of all weights (default: the language model's)")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of all weights (default: bfloat16)")
     return parser
 
 
@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
     chosen = {name.removeprefix("part_"): value for name, value in vars(options).items() if name.startswith("part_")}
     parts = {name: value for name, value in chosen.items() if value is not None}
     changes = dict(_change(word) for word in options.changes)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
     with new_folder(options.destination) as folder:
         try:
+            dtype = getattr(torch, options.dtype)
             sizes = assemble(options.preset, folder, parts, changes=changes, seed=options.seed, dtype=dtype)
         except (ValueError, OSError) as error:
             raise UserError(str(error)) from None

@@ -35,7 +35,7 @@ def assemble(
     *,
     changes: Mapping[str, Any] | None = None,
     seed: int = 0,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.bfloat16,
     max_shard_size: str = "2GB",
 ) -> dict[str, int]:
     """Write a model folder: configuration, weights, tokenizers and preprocessing.
@@ -46,7 +46,8 @@ def assemble(
         parts: folders, hub ids or files, by the names that the family's recipe has.
         changes: fields of the shape that differ from the preset's, such as ``{"compress_type": "grid:2"}``.
         seed: of the new weights.
-        dtype: of all weights; that of the language model by default.
+        dtype: of all weights; by default what the published stages train in, and write for the next one: towers must
+            stay bit for bit what a feature store was made with.
         max_shard_size: of a file of weights; it takes about twice the memory.
 
     Returns:
@@ -75,7 +76,7 @@ def assemble(
     state |= new_tensors(model, recipe.new, seed)
     import_module(model.official).check_state(config, state, f"what {preset} is made of")
 
-    config.dtype = dtype or state["model.language_model.embed_tokens.weight"].dtype
+    config.dtype = dtype
     config.architectures = [type(model).__name__]
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
@@ -83,7 +84,7 @@ def assemble(
     GenerationConfig(
         eos_token_id=config.text_config.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     ).save_pretrained(folder)
-    write_tensors(folder, state, max_shard_size, config.dtype)
+    write_tensors(folder, state, max_shard_size, dtype)
     return dict(_sizes(state))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from jobs.assemble import build_parser
@@ -16,6 +18,7 @@ from longvu_model.starting_point import RECIPES, recipe_of
 from tests.documents import ROOT, commands
 from tests.jobs.test_cli import refused
 from tests.model import pretrained_parts as miniature
+from tests.pipelines.mlflow_database import write_database
 
 # In the documents, and above the settings of the stages.
 WRITTEN = [
@@ -41,6 +44,15 @@ def longvu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture
+def picture_rows(tmp_path: Path) -> Path:
+    """Four questions about a picture, as training reads them."""
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "a.png")
+    turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A green field."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": "a", "image": "a.png", "conversations": turns}] * 4))
+    return tmp_path / "rows.json"
+
+
 def test_what_is_assembled_answers(
     longvu: dict[str, Path], video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +64,34 @@ def test_what_is_assembled_answers(
     assert not list(tmp_path.glob("*.partial"))
     capsys.readouterr()
     assert "exists already" in refused(capsys, *words("tiny", start, longvu))
+
+
+LLAMAVID = {
+    "language-model": miniature.vicuna,
+    "eva": miniature.eva,
+    "qformer": miniature.instruct_blip,
+    "bert": miniature.bert,
+}
+
+
+def test_the_first_stage_learns_from_it(picture_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LLaMA-VID's alignment: the new connector alone changes, and the export keeps every other bit."""
+    parts = {name: make(tmp_path / f"{name}{'.pth' * (name in ('eva', 'qformer'))}") for name, make in LLAMAVID.items()}
+    start, aligned = tmp_path / "start", tmp_path / "aligned"
+    assert main([*words("tiny_llamavid", start, parts)]) == 0
+    settings = [f"model={start}", f"data.annotations={picture_rows}", f"data.media_root={picture_rows.parent}"]
+    settings += ["stage.name=alignment", "stage.epochs=1", "stage.global_batch_samples=2", "engine.precision=bfloat16"]
+    settings += [f"output={tmp_path}", f"workdir={tmp_path}"]
+    settings += ["workers.count=1"]
+    write_database(tmp_path)
+    capsys.readouterr()
+    assert main(["train", "--in-process", "--config", "jobs/configs/train_tiny_llamavid.yaml", *settings]) == 0
+    told = capsys.readouterr().out.splitlines()
+    checkpoint = next(line.removeprefix("checkpoint: ") for line in told if line.startswith("checkpoint: "))
+    assert main(["export", checkpoint, str(aligned)]) == 0
+    before, after = load_file(start / "model.safetensors"), load_file(aligned / "model.safetensors")
+    changed = {name.split(".")[1] for name, tensor in before.items() if not after[name].equal(tensor)}
+    assert before.keys() == after.keys() and changed == {"frame_tokens"}
 
 
 def test_mistakes_are_one_line(longvu: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
