@@ -153,9 +153,10 @@ class Surroundings:
             elif one.kind == "mark" and one.text in ",:–-.":
                 if not self.verdict_at(index + 1):
                     break
-            elif (one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|") or (
-                one.text == "→" and self.verdict_at(index + 1)
-            ):
+            elif one.text == "→" and self.verdict_at(index + 1):
+                index += 1
+                continue
+            elif one.kind == "mark" and one.text in "\"')]}>*✓✗=→<|":
                 pass
             elif one.kind == "tag":
                 if one.tags & {
