@@ -45,6 +45,9 @@ _START_TOKEN = re.compile(
 _ROLE_LINE = re.compile(
     rf"^[ \t]*(?:#{{1,4}}[ \t]*)?(?:\*\*)?{_ROLES}(?:\*\*)?[ \t]*(?::(?:\*\*)?|\n)[ \t]*", re.I | re.M
 )
+_ASKED_TURN = re.compile(
+    r"\A\s*(?:user|human|system)[ \t]*:.*?^[ \t]*(?:assistant|model|gpt|bot|ai|chatgpt)[ \t]*:", re.I | re.M | re.S
+)
 _STRUCK = (
     re.compile(r"~~[^~]*(?:~[^~]+)*~~"),
     re.compile(r"(?<![\w~])~(?![\s\d~])[^~\n]{0,200}?(?<![\s~])~(?![\w~])"),
@@ -191,6 +194,7 @@ def _without_pairs(text: str, opening: re.Pattern[str], closing: re.Pattern[str]
 def _first_turn(text: str) -> str:
     """Drop role markers, start tokens and padding; end at the first stop token that follows some text."""
     text = re.sub(r"^.*?\[/INST\]", " ", text, count=1, flags=re.S | re.I)
+    text = _ASKED_TURN.sub("", text)
     text = _START_TOKEN.sub(lambda token: token[0] if _STOP_TOKEN.fullmatch(token[0]) else " \n", text)
     start = _S_PAIR[0].search(text)
     end = _S_PAIR[1].search(text, start.end()) if start else None

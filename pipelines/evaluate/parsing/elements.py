@@ -21,6 +21,8 @@ _LINKS = {"as", "for", "with", "which", "who", "where", "when", "in", "on", "bas
 _TURKISH_SUFFIX = re.compile(
     r"(?:[dt][ıiuü]r|y[ıiuü]|n[ıiuü]n|[dt][ae]n?|[ıiuü]n|y[ae]|[ae]|[ıiuü]|l[ae]|yl[ae]|y[dt][ıi])\b", re.I
 )
+# P(A) = 0.2
+_MEASURES = {"p", "pr", "prob", "score", "f"}
 _TITLES = {"mr", "mrs", "ms", "dr", "prof", "miss"}
 _LEAST_ADVERB = 6
 _FUNCTION_TAGS = {"yes", "no"}
@@ -153,6 +155,9 @@ def is_label(
         return False
     if not token.text[0].isascii() and not token.text[0].isupper():
         return False
+    after = tokens[index + 1 : index + 2]
+    if token.norm in _MEASURES and after and after[0].text == "(" and after[0].glued:
+        return False
     if letter not in labels:
         return (
             token.text[0].isupper()
@@ -179,6 +184,8 @@ def _belongs_to_a_word(tokens: Sequence[Token], index: int) -> bool:
         if before.kind == "number" or (before.kind == "symbol" and before.text not in "<>=/*|~\\→✓✗"):
             return True
         if before.kind == "word" and before.text.isascii():
+            return True
+        if before.text == "(" and before.glued and index > 1 and tokens[index - 2].norm in _MEASURES:
             return True
         if before.text in "-_" and before.glued and index > 1 and tokens[index - 2].kind in ("word", "number"):
             return tokens[index - 2].text.isascii() and not is_answer_name(tokens[index - 2].text)

@@ -19,6 +19,7 @@ _AFTER_PRONOUN = {"is", "of", "that", "who", "which", "can", "might", "could", "
 _PLACES = {"on", "at", "in", "from", "with", "behind", "near", "under", "beside"}
 _NOT_PRONOUN = set(_BEFORE_PRONOUN.split(" "))
 _OR = {"or", "oder", "ou", "o", "of", "eller", "lub", "或", "или", "veya", "أو", "או", "या", "หรือ", "hoặc", "atau"}
+_AND = {"and", "und", "et", "y", "e", "en", "och", "i", "и", "ve", "dan", "và"}
 _MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost", "first", "last", "next"}
 _PARTICLES = re.compile(
     r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
@@ -133,8 +134,16 @@ class OptionTexts:
             if start and tokens[start - 1].norm in _ARTICLES:
                 raws.insert(0, _bare(_raw(tokens[start - 1 : end])))
             labels = self._told_apart(spans[start, end], raws)
-            found.append(Found(start, end, labels or frozenset(s.label for s in spans[start, end])))
+            labels = labels or frozenset(s.label for s in spans[start, end])
+            found.append(Found(start, end, labels | self._shortened(tokens, start, spans[start, end][0])))
         return sorted(found, key=lambda one: one.start)
+
+    def _shortened(self, tokens: Sequence[Token], start: int, spelling: _Spelling) -> frozenset[str]:
+        """Options of which only the first word stands before: ``opening and`` closing a door."""
+        if start < 2 or tokens[start - 1].norm not in _AND | _OR:
+            return frozenset()
+        key = tokens[start - 2].norm + spelling.key.removeprefix(tokens[start].norm)
+        return frozenset(other.label for other in self._spellings if other.key == key)
 
     def _told_apart(self, same: list[_Spelling], raws: list[str]) -> frozenset[str]:
         """Of options that are equal when read loosely, those that are so when read closely."""

@@ -109,14 +109,15 @@ class _Reader(Surroundings):
     def _read_label(self, left: set[str], right: set[str], before: set[str], announced: bool, called: bool) -> None:
         """A label is chosen where the sentence presents it so; else it says nothing."""
         mention = self.mention
-        if announced and self._described(left, right) and not called:
+        described = announced and not called and self._described(left, right)
+        if described and not self.elements[mention.first].bracketed:
             return
         presented = bool((left | right) & _PRESENTING or "undo" in left or before & {"mend", "undo"})
         if announced or called or self._stands(left) or (self.closed and presented):
             mention.role = CHOSEN
             mention.announced = (announced or (self.last and self.after_colon())) and not mention.group
             firm = called and not self._may_be() and not self._modal() and right & {"right", "choose", "yes"}
-            mention.weak = (mention.hedged or self._may_be()) and not announced and not firm
+            mention.weak = described or ((mention.hedged or self._may_be()) and not announced and not firm)
         elif mention.first < mention.last and not mention.group:
             mention.role, mention.weak = CHOSEN, True
 
@@ -520,16 +521,15 @@ class _Reader(Surroundings):
         if left & {"be", "choose", "right", "final", "so"} or right & {"right", "choose"}:
             return False
         index = self.mention.last + 1
-        rest = [one for one in self.elements[index : self.sentence.end] if one.kind not in ("newline",)]
+        bracketed = self.elements[self.mention.first].bracketed
+        rest = [one for one in self.elements[index + bracketed : self.sentence.end] if one.kind != "newline"]
         noun = next(
             one for one in reversed(self.elements[self.sentence.start : self.mention.last + 1]) if "answer" in one.tags
         )
         if self.after_colon() or is_answer_name(noun.text, strict=True):
             return False
-        return (
-            bool(rest)
-            and (rest[0].kind == "word" or (rest[0].kind == "tag" and bool(rest[0].tags & {"be", "filler"})))
-            and self.elements[self.mention.first].bracketed is False
+        return bool(rest) and (
+            rest[0].kind == "word" or (rest[0].kind == "tag" and bool(rest[0].tags & {"be", "filler"}))
         )
 
     def _in_reason(self) -> bool:

@@ -205,7 +205,7 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     beyond = elements[right.last + 1 : right.last + 2]
     if beyond and beyond[0].text == "being":
         return None
-    if connected or (not between and left.kind == "label"):
+    if connected or (not between and left.kind == right.kind):
         labels = left.labels | right.labels
         complete = left.complete or any(one.tags & {"and", "or"} for one in between)
         return Mention(labels, right.kind, left.first, right.last, group=len(labels) > 1, complete=complete)

@@ -144,7 +144,8 @@ class Surroundings:
                 inner = self.tags(index, closing) if closing else set()
                 if closing and any(e.mention for e in self.elements[index:closing]):
                     break
-                if closing and not inner & {"right", "wrong", "not", "yes", "no"}:
+                said = closing is not None and any(e.kind == "word" for e in self.elements[index:closing])
+                if closing and (said or not inner & {"right", "wrong", "not", "yes", "no"}):
                     index = closing + 1
                     continue
             elif one.text == "," and (resumed := self._behind_relative(index)):
