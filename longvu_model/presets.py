@@ -70,6 +70,7 @@ class Build:
 
 
 def longvu_qwen2_7b(stage: Stage = "video") -> LongVUConfig:
+    """The released model on Qwen2-7B, as it was trained in a stage."""
     text = Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,
@@ -89,10 +90,12 @@ def longvu_qwen2_7b(stage: Stage = "video") -> LongVUConfig:
 
 
 def longvu_llama3_2_3b(stage: Stage = "video") -> LongVUConfig:
+    """The released model on Llama-3.2-3B."""
     return _published(_llama3_2(hidden_size=3072, num_hidden_layers=28, num_attention_heads=24), stage)
 
 
 def longvu_llama3_2_1b(stage: Stage = "video") -> LongVUConfig:
+    """The released model on Llama-3.2-1B."""
     return _published(_llama3_2(hidden_size=2048, num_hidden_layers=16, num_attention_heads=32), stage)
 
 

@@ -38,6 +38,8 @@ class BitstreamRule(ABC):
 
 
 class NoRule(BitstreamRule):
+    """A codec whose packets are not looked into: all of them are decoded."""
+
     def __init__(self, codec: str) -> None:
         self.why_not = f"no rule for {codec}"
 

@@ -67,6 +67,7 @@ def deal_ranks(flops_SB: NDArray[np.float64], ranks: int) -> NDArray[np.int64]:
 
 
 def rank_sums(rank_of_SB: NDArray[np.int64], flops_SB: NDArray[np.float64], ranks: int) -> NDArray[np.float64]:
+    """Operations of every rank in every step, (S, R), from the rank and the operations of each bin."""
     steps = len(rank_of_SB)
     flat = rank_of_SB + np.arange(steps)[:, None] * ranks
     sums = np.bincount(flat.reshape(-1), flops_SB.reshape(-1), steps * ranks)

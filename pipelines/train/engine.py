@@ -172,7 +172,7 @@ class Engine(ABC):
 
     @abstractmethod
     def consolidated_state_dict(self) -> dict[str, Tensor] | None:
-        """Rank 0: the whole model's weights on the CPU, adapters merged, in ``precision``; other ranks: None."""
+        """For tests. Rank 0: the whole model's weights on the CPU, adapters merged, in ``precision``; others: None."""
 
     @property
     @abstractmethod

@@ -18,6 +18,7 @@ def adamw(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.AdamW:
 
 
 def set_learning_rates(groups: list[dict[str, Any]], factor: float) -> None:
+    """Every group's peak learning rate times ``factor``."""
     for group in groups:
         group["lr"] = group["peak_lr"] * factor
 
@@ -30,5 +31,6 @@ def fill_moments(optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor]) ->
 
 
 def set_steps(optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor], steps: int) -> None:
+    """Say how many updates the tensors have had, which AdamW corrects its young averages by."""
     for tensor in tensors:
         optimizer.state[tensor]["step"] = torch.tensor(float(steps))
