@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobs.checkpoint import checkpoint_folder, device_of
+from jobs.checkpoint import checkpoint_folder, device_of, note_random_weights
 from jobs.terminal import Progress, note, note_damage, quiet_libraries
-from longvu_model.presets import SEAL
 from longvu_model.video import FrameSampling
 from pipelines import storage
 from pipelines.engine import Engine, EngineConfig, SamplingParams
@@ -24,8 +23,7 @@ def run(options: argparse.Namespace) -> int:
     quiet_libraries()
     device = device_of(options.device)
     folder = checkpoint_folder(options.model)
-    if (folder / SEAL).is_file():
-        note(f"note: {options.model} has random weights, its answer means nothing; --model takes a trained checkpoint")
+    note_random_weights(options.model, folder)
     overrides = {} if options.threshold is None else {"dino_threshold": options.threshold}
     model = load_video_model(folder, device, overrides=overrides)
     watched = _media(model, folder, options)

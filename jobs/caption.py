@@ -38,16 +38,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from jobs.checkpoint import checkpoint_folder, device_of
+    from jobs.checkpoint import checkpoint_folder, device_of, note_random_weights
     from jobs.terminal import note, quiet_libraries
-    from longvu_model.presets import SEAL
     from pipelines.captions import QUESTION, CaptionSettings, stream_captions
     from pipelines.video_models import load_video_model
 
     quiet_libraries()
     folder = checkpoint_folder(options.model)
-    if (folder / SEAL).is_file():
-        note(f"note: {options.model} has random weights, its words mean nothing; --model takes a trained checkpoint")
+    note_random_weights(options.model, folder)
     model = load_video_model(folder, device_of(options.device))
     settings = CaptionSettings(
         question=options.question or QUESTION,

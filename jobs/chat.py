@@ -179,8 +179,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Conversation, Answer]]
     from longvu_model.video import FrameSampling, probe
 
     probe(options.video)  # a wrong file is known before the seconds that loading a model takes
-    from jobs.checkpoint import checkpoint_folder, device_of
-    from longvu_model.presets import SEAL
+    from jobs.checkpoint import checkpoint_folder, device_of, note_random_weights
     from pipelines.engine import Engine, EngineConfig
     from pipelines.video_models import load_video_model
 
@@ -188,8 +187,7 @@ def _local(options: argparse.Namespace) -> Iterator[tuple[Conversation, Answer]]
     device = device_of(options.device)
     name = options.model or "tiny"
     folder = checkpoint_folder(name)
-    if (folder / SEAL).is_file():
-        note(f"note: {name} has random weights, its answers mean nothing; --model takes a trained checkpoint")
+    note_random_weights(name, folder)
     model = load_video_model(folder, device=device)
     sampling = FrameSampling(fps=options.fps) if options.fps else None
     watched = model.watch(options.video, sampling, Progress("frames"))

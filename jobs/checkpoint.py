@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from jobs.terminal import note
+from longvu_model.presets import SEAL
 from pipelines.errors import UserError
 from pipelines.extract.towers import model_folder
 
@@ -26,6 +28,12 @@ def checkpoint_folder(model: str) -> Path:
         return model_folder(model, cache_folder())
     except (ValueError, FileExistsError) as error:
         raise UserError(f"--model {model}: {str(error).removeprefix(f'model={model}: ')}") from None
+
+
+def note_random_weights(model: str, folder: Path) -> None:
+    """Say that a preset knows nothing."""
+    if (folder / SEAL).is_file():
+        note(f"note: {model} has random weights, its answers mean nothing; --model takes a trained checkpoint")
 
 
 def device_of(name: str | None) -> torch.device:
