@@ -3,7 +3,8 @@
     python -m pipelines.evaluate.parsing FILE.jsonl [FILE.jsonl ...]
 
 Each line: ``{"options": [text, ...], "reply": text, "answer": "A"... or null}``; null where no single choice can be
-read, other fields are ignored. Prints each line that is read otherwise, and a total; exits 1 if there is any.
+read; options may be numbers, other fields are ignored. Prints each line that is read otherwise, and a total; exits 1
+if there is any.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def _reading(where: str, raw: bytes) -> Reading:
         if name not in row:
             raise UserError(f"{where}: no field {name!r}; each line needs options, reply and answer")
     options, reply, answer = row["options"], row["reply"], row["answer"]
+    if isinstance(options, list):
+        options = [str(option) if type(option) in (int, float) else option for option in options]
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise UserError(f"{where}: options is {options!r}; a list of texts is needed")
     if not 1 <= len(options) <= MAX_OPTIONS:

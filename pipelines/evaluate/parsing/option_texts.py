@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.evaluate.parsing.characters import plain
+from pipelines.evaluate.parsing.number_words import number_at
 from pipelines.evaluate.parsing.tokens import Token, tokenise
 from pipelines.evaluate.parsing.vocabulary import Lexicon
 
@@ -14,20 +15,12 @@ _ARTICLES = ("a", "an", "the")
 _NOT_AFTER_ARTICLE = {"and", "or", "is", "was", "nor", "but", "as", "to", "in", "of"}
 _OPERATORS = set("+-×÷/*^<>≤≥±=≈√$€£¥₹₽₩¢°%") | {"percent", "minus", "plus"}
 _MULTIPLIERS = {"percent", "million", "billion", "thousand", "hundred", "dozen", "trillion", "and a half"}
-_BEFORE_PRONOUN = "the this that which no every each any correct right last other only wrong best another some"
-_AFTER_PRONOUN = {"is", "of", "that", "who", "which", "can", "might", "could", "would"}
-_PLACES = {"on", "at", "in", "from", "with", "behind", "near", "under", "beside"}
-_NOT_PRONOUN = set(_BEFORE_PRONOUN.split(" "))
 _OR = {"or", "oder", "ou", "o", "of", "eller", "lub", "或", "или", "veya", "أو", "או", "या", "หรือ", "hoặc", "atau"}
 _AND = {"and", "und", "et", "y", "e", "en", "och", "i", "и", "ve", "dan", "và"}
 _MORE_THAN = {"than", "least", "most", "over", "under", "above", "below", "nearly", "almost", "first", "last", "next"}
 _PARTICLES = re.compile(
     r"(?:은|는|이|가|을|를|에|에서|로|으로|와|과|도|만|의|하고|랑|이랑|까지|부터|보다|처럼|마다|께서|라고|이라고|라는|이라는|"
     r"입니다|이다|이에요|예요|에요|임|이며|며|이고|고|인|일|이었|였|죠|이죠|네요|요|이네요|같|하|한|할|해|했|합|됩|된|되|이지|지|이라|라|이나|나|아니|다|인데|들|씩|째|번)"
-)
-_CJK_DIGITS = dict(zip("零〇一二两兩三四五六七八九", "0012223456789", strict=True))
-_CJK_COUNT = re.compile(
-    r"^[个個只名位人次件条條辆輛张張本种種年月日点點分秒米块塊つ回番台匹頭枚杯度倍步隻頂岁歲元号號、。,.]?$"
 )
 _FIRST_LETTER = re.compile(r"[A-Z](?= \w)")
 _OWN_LABEL = r"\s*[(\[<{{\"']?\s*{letter}\s*(?:[)\]>}}\"'.:、,)\-–]|\s-)+\s*(?=\S)"
@@ -180,18 +173,14 @@ class OptionTexts:
             return 1, f"\x01{token.norm}\x02"
         if token.kind in ("mark", "newline"):
             return 1, ""
-        if token.kind == "char" and token.text in _CJK_DIGITS | {"十": "10"} and not token.hangul:
-            return self._cjk_number(tokens, index)
+        if (number := number_at(tokens, index, self._lexicon.numbers)) is not None:
+            length, value = number
+            return length, f"\x01{value}\x02"
         if token.kind == "word":
             if self._article(token, after) and not (articles and token.norm == "a"):
                 return 1, ""
             if token.norm == "per" and after is not None and after.norm == "cent":
                 return 2, "percent"
-            joined = self._compound_number(tokens, index)
-            if joined is not None:
-                return joined
-            if token.norm in self._lexicon.numbers and not self._pronoun(tokens, index):
-                return 1, f"\x01{self._lexicon.numbers[token.norm]}\x02"
         return 1, token.norm
 
     @staticmethod
@@ -199,60 +188,6 @@ class OptionTexts:
         if token.norm not in _ARTICLES or after is None or (after.kind not in ("word", "number") and after.text != "-"):
             return False
         return after.norm not in _NOT_AFTER_ARTICLE
-
-    def _compound_number(self, tokens: Sequence[Token], index: int) -> tuple[int, str] | None:
-        """twenty-one, one hundred, two thousand."""
-        norms = [token.norm for token in tokens[index : index + 3]]
-        first = self._lexicon.numbers.get(norms[0]) or {"a": "1"}.get(norms[0])
-        if first is None or not first.isdigit() or len(norms) < 2:
-            return None
-        gap = 2 if norms[1] == "-" and len(norms) == 3 else 1
-        second = norms[gap]
-        if (
-            first != "1"
-            and int(first) >= 20
-            and second in self._lexicon.numbers
-            and norms[0] + second in self._lexicon.numbers
-        ):
-            return gap + 1, f"\x01{self._lexicon.numbers[norms[0] + second]}\x02"
-        if second == "hundred":
-            rest = index + gap + 1
-            rest += rest + 1 < len(tokens) and tokens[rest].norm == "and"
-            units = self._compound_number(tokens, rest) if rest < len(tokens) else None
-            if units is None and rest < len(tokens) and tokens[rest].norm in self._lexicon.numbers:
-                units = 1, f"\x01{self._lexicon.numbers[tokens[rest].norm]}\x02"
-            if units is not None and (below := units[1].strip("\x01\x02")).isdigit() and int(below) < 100:
-                return rest + units[0] - index, f"\x01{100 * int(first) + int(below)}\x02"
-        if second in ("hundred", "thousand", "million"):
-            return gap + 1, f"\x01{int(first) * {'hundred': 100, 'thousand': 1000, 'million': 10**6}[second]}\x02"
-        return None
-
-    @staticmethod
-    def _cjk_number(tokens: Sequence[Token], index: int) -> tuple[int, str]:
-        end, digits = index, ""
-        while end < len(tokens) and tokens[end].text in _CJK_DIGITS | {"十": "10"} and end - index < 3:
-            digits += tokens[end].text
-            end += 1
-        after = tokens[end].text if end < len(tokens) and tokens[end].kind == "char" else ""
-        before = tokens[index - 1] if index else None
-        if not _CJK_COUNT.match(after) or (before is not None and before.glued and before.text in "第星期周"):
-            return 1, tokens[index].norm
-        if "十" in digits:
-            tens, _, units = digits.partition("十")
-            value = 10 * int(_CJK_DIGITS.get(tens, "1") if tens else "1") + int(
-                _CJK_DIGITS.get(units, "0") if units else "0"
-            )
-        else:
-            value = int("".join(_CJK_DIGITS[digit] for digit in digits))
-        return end - index, f"\x01{value}\x02"
-
-    @staticmethod
-    def _pronoun(tokens: Sequence[Token], index: int) -> bool:
-        """``the one that``, ``one of``: not a number."""
-        if tokens[index].norm != "one":
-            return False
-        after = tokens[index + 1].norm if index + 1 < len(tokens) else ""
-        return (index > 0 and (tokens[index - 1].norm in _NOT_PRONOUN or after in _PLACES)) or after in _AFTER_PRONOUN
 
     def _occurrences(self, spelling: _Spelling, text: _Text, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
         position = text.string.find(spelling.key)

@@ -121,6 +121,13 @@ def test_an_endless_reply_is_read_at_both_ends() -> None:
     assert parse_choice(prose, OPTIONS) is None
 
 
+@pytest.mark.parametrize(
+    "piece", ["|A|B", "A) B) ", "one hundred ", "<think>", '{"answer":', "[a](", "A. x\n", "B\u0336"]
+)
+def test_an_endless_pattern_ends(piece: str) -> None:
+    assert parse_choice(piece * 20_000, OPTIONS) in (None, "A", "B")
+
+
 def test_a_label_past_z_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="26"):
         parse_choice("A", ["x"] * 27)
@@ -141,6 +148,11 @@ def test_the_command_prints_each_misread_line_and_a_total(tmp_path: Path, capsys
     assert [line.split(": ")[0] for line in lines[:2]] == [f"{path}:2", f"{path}:3"]
     assert lines[2] == "2 of 3 replies mis-scored"
     assert main([str(write(tmp_path / "good.jsonl", right))]) == 0
+
+
+def test_options_may_be_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "numbers.jsonl", {"options": [2, 3.5, "four"], "reply": "3.5", "answer": "B"})
+    assert [reading.options for reading in read_readings(path)] == [("2", "3.5", "four")] and main([str(path)]) == 0
 
 
 @pytest.mark.parametrize(
