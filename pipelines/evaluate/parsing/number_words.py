@@ -29,7 +29,7 @@ def number_at(tokens: Sequence[Token], index: int, numbers: Mapping[str, str]) -
     token = tokens[index]
     if token.kind == "char" and not token.hangul and _is_cjk_digit(token):
         return _cjk_number(tokens, index)
-    if token.kind != "word":
+    if token.kind != "word" or (token.norm not in numbers and token.norm != "a"):
         return None
     if (tens := _tens_and_units(tokens, index, numbers)) is not None:
         return tens
