@@ -14,6 +14,10 @@ from typing import Any
 from pipelines.evaluate.parsing.vocabulary import is_answer_name
 
 _ANSWER_TAG = re.compile(r"<\s*([A-Za-z_][\w-]*)((?:\s+[\w-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*)\s*(/?)>")
+_REMARK_TAG = re.compile(
+    r"<\s*(confidence|certainty|score|explanation|rationale|justification|evidence|comment|note)\s*>[^<>]*<\s*/\s*\1\s*>",
+    re.I,
+)
 _ATTRIBUTE = re.compile(r"([\w-]+)\s*=\s*[\"']([^\"']*)[\"']")
 _BRACES = re.compile(r"[{}]")
 _PAIR = re.compile(r"[\"']([\w \-]+)[\"']\s*:\s*[\"']([^\"'\n]*)[\"']?")
@@ -119,7 +123,7 @@ def _tags_as_lines(text: str) -> str:
         prefix = "final answer" if "final" in name.lower() else "answer"
         return f"\n{prefix}: " + (f"{named[0]} " if named else "")
 
-    text = _ANSWER_TAG.sub(opened, text)
+    text = _ANSWER_TAG.sub(opened, _REMARK_TAG.sub("\n", text))
     return re.sub(
         r"<\s*/\s*([A-Za-z_][\w-]*)\s*>",
         lambda tag: "\n" if is_answer_name(re.sub(r"[\W_]+", " ", tag[1])) else tag[0],

@@ -188,9 +188,12 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
         return None  # B (and possibly C)
     connected = bool(between) and all(one.text == "then" for one in between)
     lead = elements[left.first - 1].tags if left.first else frozenset()
+    beyond = elements[right.last + 1 : right.last + 2]
+    # not A, B
+    replaces = "not" in lead and not left.group and (not beyond or beyond[0].text in ".!")
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
-            connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"}))
+            connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"} or replaces))
         elif one.text in _SINGLES_OUT and left.labels != right.labels:
             return None
         elif one.text == "i" or "now" in one.tags:
@@ -202,7 +205,6 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
             or (one.tags & {"filler", "answer", "maybe"} and not one.tags & _SEPARATES)
         ):
             return None
-    beyond = elements[right.last + 1 : right.last + 2]
     if beyond and beyond[0].text == "being":
         return None
     if connected or (not between and left.kind == right.kind):

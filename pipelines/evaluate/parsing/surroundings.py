@@ -319,6 +319,8 @@ class Surroundings:
             return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
         if "grounds" in one.tags and self.first and self.mention.kind == "label":
             return True
+        if "and" in one.tags and self.tags(index + 1, index + 2) & {"not"}:
+            return True
         if one.kind in ("newline", "text") or (one.kind == "mark" and one.text not in "*?"):
             return True
         if one.text == "→":
