@@ -200,8 +200,7 @@ class _Timeline:
         if sentence.mentions and sentence.mentions[-1] is not self._topic:
             return
         rest = self._elements[start : sentence.end]
-        if sentence.mentions and self._topic.role not in (IGNORED,):
-            return
+        chosen = bool(sentence.mentions) and self._topic.role != IGNORED
         if sentence.mentions and (self._topic.group or any(one.tags & {"if", "than"} for one in rest)):
             return
         if sentence.mentions:
@@ -212,6 +211,8 @@ class _Timeline:
             if cut is None:
                 return
             rest = rest[cut:]
+        if chosen and not any("but" in one.tags for one in rest):
+            return
         if any(one.kind == "word" for one in rest):
             return
         tags = {tag for one in rest for tag in one.tags}
@@ -226,7 +227,7 @@ class _Timeline:
         negative = bool(tags & {"wrong"} and not tags & {"not"}) or bool(
             tags & {"right"} and tags & {"not", "not_after"}
         )
-        if positive and not self._topic.group and "if" not in tags and ("be" in tags or picked):
+        if positive and not chosen and not self._topic.group and "if" not in tags and ("be" in tags or picked):
             self._choices.append(_Choice(self._topic.labels, _STRONG))
         elif negative:
             self._choices = [choice for choice in self._choices if not choice.labels <= self._topic.labels]

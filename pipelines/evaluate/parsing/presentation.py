@@ -15,6 +15,7 @@ _NOT_ACTS = {
     "a", "an", "the", "see", "saw", "hear", "heard", "notice", "noticed", "spot", "read", "know", "of", "from", "in",
     "at", "about", "against", "into", "around", "near", "behind", "past", "beyond", "regarding", "concerning", "off",
 }  # fmt: skip
+_STATES = {"be", "am", "im", "was", "were", "been", "are", "ive", "have", "had"}
 # What may stand before the noun of ``the answer ... is B``, and what may not stand behind it.
 _LEADS = {"filler", "so", "final", "maybe", "right", "be"}
 _DENIES = {"not", "wrong", "reject", "first", "others", "if", "although"}
@@ -30,7 +31,10 @@ _SUBJECTS = {
 _ONLY = {"only", "just"}
 _COMPARATIVES = {"better", "more", "closer", "stronger", "likelier"}
 _HAS = {"has", "gets", "receives", "enjoys", "offers"}
-_LESSER = {"least", "worst", "second", "last", "third", "initial", "first", "previous", "original", "earlier"}
+_LESSER = {
+    "least", "worst", "second", "last", "third", "initial", "first", "previous", "original", "earlier", "longest",
+    "shortest", "other", "next", "same",
+}  # fmt: skip
 _SUPERLATIVES = {"best", "better", "strongest", "highest", "closest", "closer", "perfectly", "exactly", "accurately"}
 # Words of a predicate within which an option is called the answer.
 _PREDICATE = 9
@@ -67,7 +71,7 @@ class Presentation(Surroundings):
             if "than" in one.tags:
                 break
             if {"be", "the"} <= seen and "answer" in one.tags:
-                return not words & _LESSER
+                return not words & _LESSER and not one.text.endswith("s")
             if "be" in seen and one.text in ("i", "id", "ill", "we"):
                 return self.mention.kind == "label" and not self.mention.group  # B is where I land
             seen |= one.tags | ({"the"} if one.text in ("the", "my") else set())
@@ -196,11 +200,19 @@ class Presentation(Surroundings):
         part = [one for one in self.elements[self.clause_start : self.mention.first] if one.kind != "mark"]
         if any(one.mention or one.tags & _DENIES for one in part):
             return False
-        if not any(one.text in _SPEAKERS for one in part[:2]) and not self._led_to(part):
+        if part[-1:] and part[-1].text in _NOT_ACTS:
             return False
-        verbs = [one for one in part if one.kind == "word"]
-        plain = part[-1].kind == "tag" or (len(verbs) == 1 and not verbs[0].text.endswith("s"))
-        return plain and part[-1].text not in _NOT_ACTS
+        speaks = any(one.text in _SPEAKERS for one in part[:2])
+        return self._led_to(part) or (speaks and self._acts(part))
+
+    @staticmethod
+    def _acts(part: Sequence[Element]) -> bool:
+        """The unknown words are what the speaker does: no state, no *let me*; right before the option no past."""
+        words = [n for n, one in enumerate(part) if one.kind == "word"]
+        states = (n for n in words if n and part[n - 1].text in _STATES and not part[n].text.endswith("ing"))
+        if next(states, None) is not None or any(one.text == "let" for one in part):
+            return False
+        return part[-1].kind == "tag" or (len(words) == 1 and not part[-1].text.endswith(("s", "ed")))
 
     @staticmethod
     def _led_to(part: Sequence[Element]) -> bool:
