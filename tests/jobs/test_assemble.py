@@ -31,17 +31,17 @@ ASK = ["--max-new-tokens", "2", "--model"]
 
 
 def words(preset: str, destination: Path, parts: dict[str, Path]) -> list[str]:
-    return ["assemble", preset, str(destination), *(f"--{name}={path}" for name, path in parts.items())]
+    return [
+        "assemble",
+        preset,
+        str(destination),
+        *(f"--{name.replace('_', '-')}={path}" for name, path in parts.items()),
+    ]
 
 
 @pytest.fixture(scope="module")
 def longvu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("parts")
-    return {
-        "language-model": miniature.qwen(folder / "qwen"),
-        "siglip": miniature.siglip(folder / "siglip"),
-        "dinov2": miniature.dinov2(folder / "dinov2"),
-    }
+    return miniature.parts_of(miniature.LONGVU, tmp_path_factory.mktemp("parts"))
 
 
 @pytest.fixture
@@ -66,17 +66,9 @@ def test_what_is_assembled_answers(
     assert "exists already" in refused(capsys, *words("tiny", start, longvu))
 
 
-LLAMAVID = {
-    "language-model": miniature.vicuna,
-    "eva": miniature.eva,
-    "qformer": miniature.instruct_blip,
-    "bert": miniature.bert,
-}
-
-
 def test_the_first_stage_learns_from_it(picture_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LLaMA-VID's alignment: the new connector alone changes, and the export keeps every other bit."""
-    parts = {name: make(tmp_path / f"{name}{'.pth' * (name in ('eva', 'qformer'))}") for name, make in LLAMAVID.items()}
+    parts = miniature.parts_of(miniature.LLAMAVID, tmp_path)
     start, aligned = tmp_path / "start", tmp_path / "aligned"
     assert main([*words("tiny_llamavid", start, parts)]) == 0
     settings = [f"model={start}", f"data.annotations={picture_rows}", f"data.media_root={picture_rows.parent}"]
@@ -132,7 +124,7 @@ def test_siblings_are_converted_there_and_back(
 def test_other_models_are_no_checkpoints_of_ours(
     longvu: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = refused(capsys, "convert", str(longvu["language-model"]), str(tmp_path / "new"))
+    told = refused(capsys, "convert", str(longvu["language_model"]), str(tmp_path / "new"))
     assert "model_type 'qwen2' is that of no model of ours" in told
 
 

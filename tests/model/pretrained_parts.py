@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ def change_tensors(folder: Path, remove: str | None = None, **added: Tensor) -> 
     path = folder / "model.safetensors"
     state = load_file(path)
     save_file({name: tensor for name, tensor in (state | added).items() if name != remove}, path)
+
+
+Making = dict[str, Callable[[Path], Path]]
+LONGVU: Making = {"language_model": qwen, "siglip": siglip, "dinov2": dinov2}
+LLAMAVID: Making = {"language_model": vicuna, "eva": eva, "qformer": instruct_blip, "bert": bert}
+MEM: Making = {"language_model": llava, "image_tower": clip}
+
+
+def parts_of(making: Making, folder: Path) -> dict[str, Path]:
+    """Parts by name, each in a place of that name."""
+    torch.manual_seed(0)
+    files = ("eva", "qformer")
+    return {name: make(folder / (f"{name}.pth" if name in files else name)) for name, make in making.items()}
 
 
 def _language_model(model: Any, tokenizer: Any, folder: Path) -> Path:

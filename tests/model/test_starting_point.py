@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,8 @@ from longvu_model.starting_point import assemble, new_tensors, recipe_of
 from pipelines.train.config import TrainConfig
 from pipelines.train.run import staged_model
 from tests.model import pretrained_parts as miniature
+from tests.model.pretrained_parts import LLAMAVID, LONGVU, MEM, Making, parts_of
 
-Making = dict[str, Callable[[Path], Path]]
-LONGVU: Making = {"language_model": miniature.qwen, "siglip": miniature.siglip, "dinov2": miniature.dinov2}
-LLAMAVID: Making = {
-    "language_model": miniature.vicuna,
-    "eva": miniature.eva,
-    "qformer": miniature.instruct_blip,
-    "bert": miniature.bert,
-}
-MEM: Making = {"language_model": miniature.llava, "image_tower": miniature.clip}
 STARTS: dict[str, Making] = {
     "tiny": LONGVU,
     "tiny_llama3": {**LONGVU, "language_model": miniature.llama3},
@@ -48,11 +40,6 @@ STARTS: dict[str, Making] = {
 STAGES = {"longvu": "image", "llamavid": "alignment", "videollamb": "instruction"}
 
 register()
-
-
-def parts_of(making: Making, folder: Path) -> dict[str, Path]:
-    torch.manual_seed(0)
-    return {name: make(folder / f"{name}{'.pth' * (name in ('eva', 'qformer'))}") for name, make in making.items()}
 
 
 @pytest.fixture(scope="module")
