@@ -200,7 +200,7 @@ class _Timeline:
         if sentence.mentions and sentence.mentions[-1] is not self._topic:
             return
         rest = self._elements[start : sentence.end]
-        chosen = bool(sentence.mentions) and self._topic.role != IGNORED
+        chosen = any(mention.role != IGNORED for mention in sentence.mentions)
         if sentence.mentions and (self._topic.group or any(one.tags & {"if", "than"} for one in rest)):
             return
         if sentence.mentions:

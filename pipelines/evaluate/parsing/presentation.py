@@ -57,7 +57,7 @@ class Presentation(Surroundings):
             return not any(one.mention for one in following[: nouns[0] + 2])
         if nouns and self.elements[self.mention.last + 1].kind == "tag":
             return True
-        if "maybe" in flat and ("be" in flat or "find" in self._words_before()):
+        if "maybe" in flat and ("be" in flat or self._words_before() & {"find", "making", "makes", "make"}):
             return True
         return self._praised() or self._alone_suits() or self._singled_out()
 
@@ -72,6 +72,8 @@ class Presentation(Surroundings):
                 break
             if {"be", "the"} <= seen and "answer" in one.tags:
                 return not words & _LESSER and not one.text.endswith("s")
+            if {"be", "the"} <= seen and "right" in one.tags and self.mention.kind == "label":
+                return not words & _LESSER  # B is the statement that fits
             if "be" in seen and one.text in ("i", "id", "ill", "we"):
                 return self.mention.kind == "label" and not self.mention.group  # B is where I land
             seen |= one.tags | ({"the"} if one.text in ("the", "my") else set())
@@ -263,7 +265,6 @@ class Presentation(Surroundings):
         """``since a knife is seen, B``: the option alone behind the comma that ends the reason."""
         start, end = self.clause_start, self.clause_end
         comma = start > self.sentence.start and self.elements[start - 1].text == ","
-        joined = self.mention.first == start and not any(
-            one.kind != "mark" for one in self.elements[self.mention.last + 1 : end]
-        )
+        before, after = self.elements[start : self.mention.first], self.elements[self.mention.last + 1 : end]
+        joined = all(one.text in ("the", "a", "an") for one in before) and all(one.kind == "mark" for one in after)
         return comma and joined and not self.mention.group and end >= self.sentence.end - 1

@@ -80,7 +80,8 @@ class _Reader(Exclusions):
         presented = bool((left | right) & _PRESENTING or "undo" in left or before & {"mend", "undo"})
         if announced or called or self.stands(left) or (self.closed and presented):
             mention.role = CHOSEN
-            mention.announced = (announced or (self.last and self.after_colon())) and not mention.group
+            concludes = self.last and ("so" in left or self.after_colon())
+            mention.announced = (announced or concludes) and not mention.group
             firm = called and not self._may_be() and not self._modal() and right & {"right", "choose", "yes"}
             mention.weak = described or ((mention.hedged or self._may_be()) and not announced and not firm)
         elif mention.first < mention.last and not mention.group:

@@ -189,8 +189,13 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     connected = bool(between) and all(one.text == "then" for one in between)
     lead = elements[left.first - 1].tags if left.first else frozenset()
     beyond = elements[right.last + 1 : right.last + 2]
-    # not A, B
-    replaces = "not" in lead and not left.group and (not beyond or beyond[0].text in ".!")
+    # not A, B; because A, B
+    reason = any("because" in one.tags for one in elements[max(0, left.first - 2) : left.first])
+    replaces = (
+        ("not" in lead or (reason and right.kind == "text"))
+        and not left.group
+        and (not beyond or beyond[0].text in ".!")
+    )
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
             connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"} or replaces))

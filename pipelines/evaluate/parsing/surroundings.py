@@ -185,11 +185,12 @@ class Surroundings:
         return index + 1 < self.sentence.end and self.elements[index + 1].mention
 
     def _behind_relative(self, comma: int) -> int:
-        """Where the sentence goes on behind ``, which mentions a piano,``; 0 where there is no such clause."""
+        """Where the sentence goes on behind ``, which mentions a piano,`` or ``, unlike C,``; 0 without one."""
         part = self.elements[comma + 1 : min(comma + _RELATIVE, self.sentence.end)]
-        if not part or part[0].text not in ("which", "who"):
+        compares = bool(part) and "than" in part[0].tags
+        if not part or not (compares or part[0].text in ("which", "who")):
             return 0
-        closing = next((n for n, one in enumerate(part) if one.text == "," or one.mention), None)
+        closing = next((n for n, one in enumerate(part) if one.text == "," or (one.mention and not compares)), None)
         if closing is None or part[closing].mention:
             return 0
         return comma + 1 + closing + 1
