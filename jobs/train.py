@@ -85,7 +85,7 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
-_TOLD = ("loss", "heldout.loss", "heldout.exact_match", "tokens_per_s", "data_stall_share")
+_TOLD = ("loss", "heldout/loss", "heldout/exact_match", "tokens_per_s", "data_stall_share")
 
 
 def _train_here(run: Run) -> Outcome:

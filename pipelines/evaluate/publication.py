@@ -27,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "av", "ray", "openai", "mlflow")
 def open_run(prepared: Prepared) -> TrackedRun:
     """The run in MLflow, linked to what it builds on; restarting finds it again."""
     config = prepared.config
-    run = TrackedRun(Path(config.workdir), RunIdentity("evaluate", f"eval {prepared.name}", prepared.uri))
+    run = TrackedRun(Path(config.workdir), RunIdentity.of_output("evaluate", prepared.uri))
     run.params(config.flat())
     tags = {"task": config.task, "model_digest": prepared.terms.model, "config_digest": config.digest()}
     run.tags({f"longvu.{name}": value for name, value in tags.items()})
@@ -46,12 +46,19 @@ def publish(prepared: Prepared, results: Results, outcomes: Sequence[Outcome], r
     """``results.json`` is written last: where it is, everything else is."""
     found = results.summary
     run.tags({f"longvu.{name}": found[name] for name in ("questions_digest", "prompt_digest", "frames")})
-    run.evaluated(_model_uri(prepared), prepared.terms.model, metrics(found))
+    run.evaluated(_model_uri(prepared), prepared.terms.model, metrics(found), len(prepared.rows))
+    run.describe(_description(found))
     found["mlflow"] = {"uri": run.uri, "run_id": run.run_id}
     names = _write_reports(prepared, results, outcomes)
     results.write()
     _record_data(prepared, results, run)
     run.artifacts({name: storage.join(results.uri, name) for name in (*names, ROWS, RESULTS)})
+
+
+def _description(found: dict[str, Any]) -> str:
+    task, model = found["task"], found["model"]
+    headline = "; ".join(" ".join(line.split()) for line in report.headline_lines(found))
+    return f"**{task['task']}** ({task['preset']}) by {model['name']}, frames {found['frames']}: {headline}"
 
 
 def _model_uri(prepared: Prepared) -> str:

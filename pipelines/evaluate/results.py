@@ -107,14 +107,14 @@ def metrics(results: Mapping[str, Any]) -> dict[str, float]:
     found |= {score: headline["value"], f"{score}_se": headline["se"], f"{score}_n": headline["n"]}
     if (other := results["unparsed_as_wrong"]) is not None:
         found |= {f"{score}_unparsed_as_wrong": other["value"], f"{score}_unparsed_as_wrong_se": other["se"]}
-    found |= {f"count_{status}": count for status, count in results["counts"].items()}
-    found |= {f"failed_{cause}": entry["questions"] for cause, entry in results["causes"].items()}
+    found |= {f"count/{status}": count for status, count in results["counts"].items()}
+    found |= {f"failed/{cause}": entry["questions"] for cause, entry in results["causes"].items()}
     for category, values in results["categories"].items():
         for value, entry in values.items():
             found[f"{score}/{category}/{value}"] = entry["value"]
             found[f"{score}_se/{category}/{value}"] = entry["se"]
-    found |= {f"mean_{name}": entry["value"] for name, entry in results["details"].items()}
-    found |= {f"mean_{name}": value for name, value in results["facts"].items()}
+    found |= {f"mean/{name}": entry["value"] for name, entry in results["details"].items()}
+    found |= {f"mean/{name}": value for name, value in results["facts"].items()}
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 

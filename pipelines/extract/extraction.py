@@ -37,7 +37,7 @@ from pipelines.store.commits import committed_units
 from pipelines.store.compaction import compact
 from pipelines.store.manifest import StoreManifest
 from pipelines.store.reader import FeatureStore
-from pipelines.store.schema import SELECTING, WINDOW_FRAMES
+from pipelines.store.schema import OK, SELECTING, WINDOW_FRAMES
 from pipelines.store.writer import code_version
 from pipelines.tracking import RunIdentity, TrackedRun
 
@@ -92,6 +92,7 @@ def extract(config: ExtractConfig, work: Work | None = None) -> ExtractReport:
             tracked=run.place,
         )
         run.metrics(_metrics(report), step=len(store.commits))
+        run.describe(_description(report))
         _record_sources(config, store, run)
     return report
 
@@ -104,8 +105,9 @@ def record(config: ExtractConfig, store: FeatureStore) -> None:
 
 def _tracked(config: ExtractConfig, store: FeatureStore) -> TrackedRun:
     """The store's run in MLflow; extracting more into the store finds it again."""
-    run = TrackedRun(Path(config.workdir), RunIdentity("extract", f"extract {config.name}", store.uri))
+    run = TrackedRun(Path(config.workdir), RunIdentity.of_output("extract", store.uri))
     run.params(config.flat())
+    run.describe(f"Features of `{config.flat()['source']}` in the store `{storage.shown(store.uri)}`.")
     run.tags({"longvu.store": store.uri, "longvu.config_digest": config.digest()})
     run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
     return run
@@ -126,8 +128,6 @@ def _run(
     import ray
 
     from pipelines.extract import dataflow
-    from pipelines.extract.decode import DecodeSettings
-    from pipelines.extract.encode import EncodeSettings
 
     reports: list[UnitReport] = []
     finished_at_s = recorded_s = time.time()
@@ -136,31 +136,7 @@ def _run(
             dataflow.check_gpus(config, ray.cluster_resources())
         pending = plan.by_cost([*work.pending, *_plan_fresh(config, work, run_id)])
         _say(f"{len(pending)} units to do -> {storage.shown(store.uri)}")
-        pixels = {name: bundle.pixels(name) for name in bundle.weights}
-        image_pixels = {name: bundle.pixels(name, "image") for name in bundle.weights}
-        begin = functools.partial(
-            dataflow.extract_units,
-            config=config,
-            store=store.uri,
-            run_id=run_id,
-            bundle=ray.put(bundle),
-            decode=DecodeSettings(
-                config.sampling,
-                pixels,
-                config.features.jpeg_edge_px,
-                config.decode,
-                tuple(stage.declared.edge_px for stage in stages_of(config.stages)),
-                image_pixels,
-            ),
-            encode=EncodeSettings(
-                specs=store.manifest.features,
-                keep_threshold=config.keep_threshold,
-                keep_all_below=config.keep_all_below,
-                precision=config.encode.precision,
-                batch_frames=config.encode.batch_frames,
-                compile=config.encode.compile,
-            ),
-        )
+        begin = _dataflow(config, store, bundle, run_id)
         frames = failed = 0
         with Progress("units", len(pending)) as progress:
             for unit in _to_the_end(begin, pending, store.uri):
@@ -172,6 +148,43 @@ def _run(
                     recorded_s = finished_at_s
                     run.metrics(_so_far(reports, finished_at_s), step=len(reports))
     return reports, finished_at_s
+
+
+def _dataflow(
+    config: ExtractConfig, store: FeatureStore, bundle: TowerBundle, run_id: str
+) -> Callable[[Sequence[Unit]], Iterator[UnitReport]]:
+    """What takes units through all stages; the towers are handed to Ray once."""
+    import ray
+
+    from pipelines.extract.dataflow import extract_units
+    from pipelines.extract.decode import DecodeSettings
+    from pipelines.extract.encode import EncodeSettings
+
+    decode = DecodeSettings(
+        config.sampling,
+        {name: bundle.pixels(name) for name in bundle.weights},
+        config.features.jpeg_edge_px,
+        config.decode,
+        tuple(stage.declared.edge_px for stage in stages_of(config.stages)),
+        {name: bundle.pixels(name, "image") for name in bundle.weights},
+    )
+    encode = EncodeSettings(
+        specs=store.manifest.features,
+        keep_threshold=config.keep_threshold,
+        keep_all_below=config.keep_all_below,
+        precision=config.encode.precision,
+        batch_frames=config.encode.batch_frames,
+        compile=config.encode.compile,
+    )
+    return functools.partial(
+        extract_units,
+        config=config,
+        store=store.uri,
+        run_id=run_id,
+        bundle=ray.put(bundle),
+        decode=decode,
+        encode=encode,
+    )
 
 
 def _plan_fresh(config: ExtractConfig, work: Work, run_id: str) -> Iterator[Unit]:
@@ -262,22 +275,31 @@ def _summed_notes(units: Sequence[UnitReport]) -> dict[str, int]:
 
 
 def _so_far(units: Sequence[UnitReport], now_s: float) -> dict[str, float]:
-    metrics = {f"ceiling_frames_per_s.{stage.name}": stage.ceiling for stage in stage_speeds(units, now_s)}
-    totals = {name: sum(unit.counts[name] for unit in units) for name in ("sampled", "kept", "failed")}
+    metrics = {f"ceiling_frames_per_s/{stage.name}": stage.ceiling for stage in stage_speeds(units, now_s)}
+    totals = {f"frames/{name}": sum(unit.counts[name] for unit in units) for name in ("sampled", "kept")}
     elapsed_s = now_s - min(unit.began_at_s for unit in units)
-    return metrics | totals | {"frames_per_s": totals["sampled"] / max(elapsed_s, 1e-9)}
+    return metrics | totals | {"frames_per_s": totals["frames/sampled"] / max(elapsed_s, 1e-9)}
 
 
 def _metrics(report: ExtractReport) -> dict[str, float]:
-    metrics: dict[str, float] = {f"sources.{status}": count for status, count in report.statuses.items()}
-    metrics |= {f"failed.{cause.error}": cause.sources for cause in report.causes}
-    metrics |= {"sampled": report.sampled, "stored": report.stored, "seconds": report.seconds}
+    metrics: dict[str, float] = {f"sources/{status}": count for status, count in report.statuses.items()}
+    metrics |= {f"failed/{cause.error}": cause.sources for cause in report.causes}
+    metrics |= {"frames/sampled": report.sampled, "frames/stored": report.stored, "seconds": report.seconds}
     if report.kept is not None:
-        metrics |= {"kept": report.kept, "kept_ratio": report.kept / report.sampled if report.sampled else 0.0}
+        metrics |= {"frames/kept": report.kept, "kept_ratio": report.kept / report.sampled if report.sampled else 0.0}
     for stage in report.stages:
-        metrics |= {f"ceiling_frames_per_s.{stage.name}": stage.ceiling, f"gap.{stage.name}": stage.gap}
+        metrics |= {f"ceiling_frames_per_s/{stage.name}": stage.ceiling, f"gap/{stage.name}": stage.gap}
         metrics["frames_per_s"] = stage.achieved
     return metrics
+
+
+def _description(report: ExtractReport) -> str:
+    selected = "" if report.kept is None else f", {report.kept} of them kept"
+    return (
+        f"{report.statuses[OK]} of {report.sources} sources in the feature store `{storage.shown(report.store)}`: "
+        f"{report.sampled} frames sampled{selected}, {report.stored} with features. "
+        f"`longvu store show {storage.shown(report.store)}`"
+    )
 
 
 def _say(line: str) -> None:

@@ -19,7 +19,7 @@ from pipelines.store import FeatureStore
 from pipelines.tracking import RunRecord, read_history, read_series
 
 GRID_TASK = "needle_grid"
-_SERIES = ("loss", "heldout.loss", "heldout.exact_match", "tokens_per_s", "data_stall_share")
+_SERIES = ("loss", "heldout/loss", "heldout/exact_match", "tokens_per_s", "data_stall_share")
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
 

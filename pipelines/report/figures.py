@@ -67,7 +67,7 @@ def similarity_curve(film: Film) -> str:
 
 def loss_curve(training: Training) -> str | None:
     """Training loss of every step, and of the held-out videos where it was looked at."""
-    loss, heldout = training.series.get("loss", ()), training.series.get("heldout.loss", ())
+    loss, heldout = training.series.get("loss", ()), training.series.get("heldout/loss", ())
     if not loss:
         return None
     figure, axes = _new(4.9, 2.9)

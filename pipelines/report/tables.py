@@ -59,7 +59,7 @@ def _extraction(found: Artifacts) -> dict[str, tuple[str, str]]:
     if found.extraction is None:
         return {}
     metrics = found.extraction.metrics
-    prefix = "ceiling_frames_per_s."
+    prefix = "ceiling_frames_per_s/"
     ceilings = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
     reached = f"{metrics['frames_per_s']:.0f} frames/s" if "frames_per_s" in metrics else NOT_MEASURED
     limits = ", ".join(f"{name} {value:.0f}" for name, value in ceilings.items() if value > 0)

@@ -205,10 +205,13 @@ class Records:
     """Writes what happens to MLflow, in a process of its own, so that nobody waits for it."""
 
     def __init__(self, config: ServeConfig):
-        names = "+".join(model.name for model in config.models)
-        self._run = TrackedRun(config.workdir, RunIdentity("serve", f"{config.name}: {names}", config.digest()))
+        names, digest = "+".join(model.name for model in config.models), config.digest()
+        identity = RunIdentity("serve", f"serve {config.name}: {names} {digest[:6]}", digest)
+        self._run = TrackedRun(config.workdir, identity)
         self._run.params(config.changed(auth={}).flat())
-        self._run.tags({"longvu.endpoint": f"http://{config.host}:{config.port}/v1"})
+        endpoint = f"http://{config.host}:{config.port}/v1"
+        self._run.tags({"longvu.endpoint": endpoint})
+        self._run.describe(f"Serves {names} at `{endpoint}`. A sample of its answers is under *Traces*.")
         for model in config.models:
             if model.store:
                 store = FeatureStore.open(model.store)

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.tracking.records import (
     CHECKPOINT_TAG,
+    DESCRIPTION_TAG,
     DIGEST_TAG,
     EXPERIMENT,
     KEY_TAG,
@@ -33,6 +34,12 @@ _MOST_METRICS = 1000
 _DIGEST_DIGITS = 32
 # The last value that MLflow keeps of this metric says how far a run's steps are recorded.
 _STEP_METRIC = "step"
+_EXPERIMENT_TAGS = {
+    # Without it MLflow 3 takes an experiment with traces for one about prompts and agents, and shows pages for these.
+    "mlflow.experimentKind": "custom_model_development",
+    DESCRIPTION_TAG: "Videos to features, checkpoints, scores and endpoints: one run per output, named after its stage "
+    "(the tag longvu.stage). longvu lineage RUN follows a run's links to every source, and to what was made of it.",
+}
 
 
 def find_run(client: Any, identity: RunIdentity, artifacts: str | None) -> str:
@@ -42,10 +49,14 @@ def find_run(client: Any, identity: RunIdentity, artifacts: str | None) -> str:
         artifacts: where artifacts of a new experiment go; None leaves it to the server.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifacts)
+    if experiment is None:
+        experiment_id = client.create_experiment(EXPERIMENT, artifacts, _EXPERIMENT_TAGS)
+    else:
+        experiment_id = experiment.experiment_id
     found = _run_of(client, experiment_id, identity.stage, identity.key)
     if found is None:
         tags = {KEY_TAG: _key_digest(identity.key), STAGE_TAG: identity.stage, OUTPUT_TAG: identity.key}
+        tags |= {"mlflow.source.name": f"longvu {identity.command}", "mlflow.source.type": "JOB"}
         found = str(client.create_run(experiment_id, run_name=identity.name, tags=tags).info.run_id)
     return found
 
@@ -113,7 +124,7 @@ def _add_steps(client: Any, run_id: str, values: Mapping[str, Any]) -> None:
         owner = model_id if step == rows[-1][0] else None
         metrics = [
             Metric(name, float(value), values["time_ms"], step, model_id=owner)
-            for name, value in {_STEP_METRIC: step, **measured}.items()
+            for name, value in {**measured, _STEP_METRIC: step}.items()
         ]
         if len(batch) + len(metrics) > _MOST_METRICS:
             client.log_batch(run_id, metrics=batch)
@@ -132,7 +143,12 @@ def _logged_model(client: Any, run: Any, checkpoint: str, step: int) -> str:
     for found in client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{name}'"):
         if found.tags.get(CHECKPOINT_TAG) == checkpoint:
             return str(found.model_id)
-    tags = {CHECKPOINT_TAG: checkpoint, "longvu.step": str(step)}
+    place = storage.shown(checkpoint)
+    about = (
+        f"Checkpoint of step {step}, `{place}`. `longvu export {place} FOLDER` makes a model of it, until newer ones "
+        "have taken its place (`checkpoint.keep_last`)."
+    )
+    tags = {CHECKPOINT_TAG: checkpoint, "longvu.step": str(step), DESCRIPTION_TAG: about}
     model_id = client.create_logged_model(experiment, name, run_id, tags=tags).model_id
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
@@ -203,7 +219,10 @@ def _add_scores(client: Any, run_id: str, values: Mapping[str, Any]) -> None:
     from mlflow.entities import Metric
 
     model_id = _use_model(client, run_id, "evaluated", values["model"], values["digest"])
-    scores = [Metric(name, value, values["time_ms"], 0, model_id=model_id) for name, value in values["values"].items()]
+    step = values.get("step", 0)  # a record that an older version put aside has none
+    scores = [
+        Metric(name, value, values["time_ms"], step, model_id=model_id) for name, value in values["values"].items()
+    ]
     for start in range(0, len(scores), _MOST_METRICS):
         client.log_batch(run_id, metrics=scores[start : start + _MOST_METRICS])
 

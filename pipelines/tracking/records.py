@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 EXPERIMENT = "longvu"
+DESCRIPTION_TAG = "mlflow.note.content"
+"""What MLflow shows, as Markdown, on top of a run's page."""
 KEY_TAG = "longvu.key"
 STAGE_TAG = "longvu.stage"
 OUTPUT_TAG = "longvu.output"
@@ -26,13 +28,27 @@ class RunIdentity:
 
     Args:
         stage: extract, train, evaluate or serve.
-        name: shown in MLflow's list.
+        name: shown in MLflow's list; should begin with the stage and tell runs apart.
         key: the output this run makes; the same key is the same run.
     """
 
     stage: str
     name: str
     key: str
+
+    @property
+    def command(self) -> str:
+        """What a user types behind ``longvu``."""
+        return "eval" if self.stage == "evaluate" else self.stage
+
+    @classmethod
+    def of_output(cls, stage: str, uri: str) -> Self:
+        """The identity of the run that fills ``<root>/<name>-<digest>``: ``train tiny-video 46e3ec``.
+
+        Runs of one name differ in their settings; the beginning of the digest tells them apart in a list.
+        """
+        name, _, digest = uri.rstrip("/").rpartition("/")[2].rpartition("-")
+        return cls(stage, f"{stage} {name} {digest[:6]}", uri)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipelines.tracking import delivery
-from pipelines.tracking.records import LINK_TAG, DatasetInput, RunIdentity, ServedAnswer
+from pipelines.tracking.records import DESCRIPTION_TAG, LINK_TAG, DatasetInput, RunIdentity, ServedAnswer
 from pipelines.tracking.server import connected, tracking_uri, unreachable
 
 # After a failed delivery, records go straight to the spool for this long: a dead server must not slow the job.
@@ -49,8 +49,15 @@ class TrackedRun:
         """Record the configuration. A restart with other values keeps the first ones and tags ``restarted.<name>``."""
         self._record("params", {name: str(value)[:_MAX_PARAM_LENGTH] for name, value in values.items()})
 
+    def describe(self, markdown: str) -> None:
+        """Say on top of the run's page what it is, or what came of it; replaces what was said before."""
+        self.tags({DESCRIPTION_TAG: markdown})
+
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Record measurements; ``step`` counts whatever the stage counts (units, optimizer steps)."""
+        """Record measurements; ``step`` counts whatever the stage counts (units, optimizer steps).
+
+        MLflow puts names that agree before a slash (``loss/image``, ``loss/video``) under one heading.
+        """
         self._record("metrics", {"values": dict(values), "step": step, "time_ms": _now_ms()})
 
     def steps(self, rows: Sequence[tuple[int, Mapping[str, float]]], checkpoint: str | None = None) -> None:
@@ -107,9 +114,15 @@ class TrackedRun:
         """As :meth:`link`, by the output that the earlier run made; nothing happens if this server knows none."""
         self._record("link", {"stage": stage, "key": key})
 
-    def evaluated(self, model: str, digest: str, values: Mapping[str, float]) -> None:
-        """Record final scores, here and on the model's page; ``model`` and ``digest`` as in :meth:`uses_model`."""
-        self._record("evaluated", {"model": model, "digest": digest, "values": dict(values), "time_ms": _now_ms()})
+    def evaluated(self, model: str, digest: str, values: Mapping[str, float], step: int = 0) -> None:
+        """Record final scores, here and on the model's page.
+
+        Args:
+            model, digest: as in :meth:`uses_model`.
+            step: not before that of any :meth:`metrics` of the same names, or those would count as newer.
+        """
+        record = {"model": model, "digest": digest, "values": dict(values), "step": step, "time_ms": _now_ms()}
+        self._record("evaluated", record)
 
     def artifacts(self, files: Mapping[str, str]) -> None:
         """Copy small files to the run, each from its URI, under its name."""

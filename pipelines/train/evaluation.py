@@ -36,7 +36,7 @@ class Evaluator:
         self._reader, self._engine, self._world, self._most = reader, engine, world, most_samples
 
     def __call__(self) -> dict[str, float]:
-        """``heldout.loss`` per token and ``heldout.exact_match`` per sample; a collective."""
+        """``heldout/loss`` per token and ``heldout/exact_match`` per sample; a collective."""
         loss = targets = right = count = seen = 0.0
         self._engine.model.eval()
         for step in self._reader.steps(self._plan, self._world.rank, self._world.size):
@@ -49,7 +49,7 @@ class Evaluator:
                 break
         self._engine.model.train()
         loss, targets, right, count = self._world.exchange([loss, targets, right, count]).sum(0).tolist()
-        return {"heldout.loss": loss / max(1, targets), "heldout.exact_match": right / max(1, count)}
+        return {"heldout/loss": loss / max(1, targets), "heldout/exact_match": right / max(1, count)}
 
     def _judged(self, bins: Sequence[Bin]) -> list[tuple[SampleLoss, bool]]:
         with guesses(self._engine) as guessed:

@@ -192,7 +192,7 @@ class Trainer:
         if self._evaluator is None or not due:
             return {}
         metrics = self._evaluator()
-        self._scores[cursor] = metrics["heldout.loss"]
+        self._scores[cursor] = metrics["heldout/loss"]
         self._say(f"step {cursor}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         return metrics
 

@@ -63,9 +63,14 @@ class Recorder:
     def _opened(self) -> TrackedRun:
         if self._tracked is None:
             config = self._run.config
-            identity = RunIdentity("train", f"train {config.name}", self._run.uri)
+            identity = RunIdentity.of_output("train", self._run.uri)
             self._tracked = TrackedRun(Path(config.workdir), identity)
             self._tracked.params(config.flat())
+            self._tracked.describe(
+                f"The {config.stage.name} stage from `{config.model}` on `{config.data.annotations}`, in "
+                f"`{storage.shown(self._run.uri)}`. Checkpoints are under *Logged models*; "
+                f"`longvu export CHECKPOINT FOLDER` makes a model of one."
+            )
             self._tracked.tags({"longvu.config_digest": config.digest(), "longvu.plan_digest": self._run.plan_digest})
             _record_inputs(self._run, self._tracked)
             if self._again is not None:

@@ -98,7 +98,7 @@ def record(step: GlobalStep, flops: float, peak_tflops: float | None) -> dict[st
         metrics["mfu"] = metrics["useful_tflops_per_worker"] / peak_tflops
     for kind in MODALITIES:
         if targets := step.total(f"{kind}_targets"):
-            metrics[f"loss.{kind}"] = step.total(f"{kind}_loss") / targets
+            metrics[f"loss/{kind}"] = step.total(f"{kind}_loss") / targets
     return metrics
 
 

@@ -26,7 +26,8 @@ from pipelines.extract.extraction import record
 from pipelines.extract.towers import load_towers
 from pipelines.lineage import Lineage, lineage
 from pipelines.provenance import Provenance, checkpoint_uri
-from pipelines.tracking import read_history, tracking_uri
+from pipelines.tracking import EXPERIMENT, read_history, tracking_uri
+from pipelines.tracking.records import DESCRIPTION_TAG
 from pipelines.video_models.loading import checkpoint_digest
 from tests.pipelines.extract.conftest import extract_without_ray
 
@@ -123,12 +124,27 @@ def test_every_name_of_a_model_leads_to_it(chain: Chain) -> None:
     assert {node.links[0].id for node in found} == {origin.mlflow_run}
 
 
+def test_runs_are_told_apart_in_mlflow(chain: Chain) -> None:
+    """What its user interface has of them: name, description, and metrics that it puts under headings by slashes."""
+    runs = read_history(chain.workdir).runs.values()
+    assert len({run.name for run in runs}) == len(runs) == 5
+    assert all(run.name.startswith(f"{run.stage} ") and run.tags[DESCRIPTION_TAG] for run in runs)
+    named = {name for run in runs for name in run.metrics}
+    assert {"loss", "loss/video", "accuracy_n", "count/rows", "mean/kept_frames"} <= named
+    assert not [name for name in named if "." in name]
+    client = MlflowClient(tracking_uri(chain.workdir))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None and experiment.tags[DESCRIPTION_TAG]
+    models = client.search_logged_models([experiment.experiment_id])
+    assert all(model.tags[DESCRIPTION_TAG] for model in models if model.source_run_id)
+
+
 def test_a_store_leads_forward_to_what_was_made_of_it(chain: Chain) -> None:
     (store,) = (chain.workdir / "features").iterdir()
     found = chain.lineage(store)
     assert found.origin.kind == "extract" and found.source_digests == chain.digests
     assert sorted(use.kind for use in found.uses) == ["evaluate", "serve", "train", "train"]
-    stills = next(use for use in found.uses if use.name == "train stills")
+    stills = next(use for use in found.uses if use.name.startswith("train stills "))
     assert [node.kind for node in stills.walk()] == ["train", "model", "train", "model", "serve", "evaluate"]
 
 
@@ -143,7 +159,7 @@ def test_an_evaluation_leads_back_to_its_questions_and_its_model(chain: Chain) -
 def test_the_command_prints_a_tree_and_json(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
     done(jobs.lineage.main, "needles", "--workdir", chain.workdir, "--sources")
     tree = capsys.readouterr().out
-    assert tree.startswith('serve "longvu: needles" run ')
+    assert tree.startswith('serve "serve longvu: needles ')
     assert all(digest in tree for digest in chain.digests.values())
     assert "init: model" in tree and "extracted by: extract" in tree
     done(jobs.lineage.main, chain.model, "--workdir", chain.workdir, "--json")

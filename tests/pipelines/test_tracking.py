@@ -71,7 +71,7 @@ def test_jobs_that_begin_at_once_share_a_fresh_database(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_one_logged_model_with_its_last_step(tmp_path: Path) -> None:
-    rows = [(1, {"loss": 3.0}), (2, {"loss": 2.0, "heldout.loss": 2.5})]
+    rows = [(1, {"loss": 3.0}), (2, {"loss": 2.0, "heldout/loss": 2.5})]
     with TrackedRun(tmp_path, IDENTITY) as run:
         run.steps([], checkpoint="file:///run/0")  # nothing is learned yet
         run.steps(rows, checkpoint="file:///run/2")
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_one_logged_model_with_its_last_step(tmp_path: Path) -> 
     assert len(models) == 2 and by_checkpoint.keys() == {"file:///run/2", "file:///run/3"}
     second = by_checkpoint["file:///run/2"]
     assert (second.status, second.source_run_id) == ("READY", run.run_id)
-    assert {metric.key: metric.value for metric in second.metrics} == {"step": 2, "loss": 2.0, "heldout.loss": 2.5}
+    assert {metric.key: metric.value for metric in second.metrics} == {"step": 2, "loss": 2.0, "heldout/loss": 2.5}
     assert {output.model_id: output.step for output in tracked.outputs.model_outputs} == {
         model.model_id: int(model.tags["longvu.step"]) for model in models
     }

@@ -70,7 +70,7 @@ def test_mlflow_has_the_same_numbers(pair: tuple[Evaluation, Evaluation, Path], 
         assert record is not None and record.output == done.results.uri
         assert record.metrics == run["metrics"] == metrics(done.results.summary)
         assert record.metrics["accuracy"] == done.results.summary["headline"]["value"]
-        assert record.metrics["count_unparsed"] == 4 and record.tags["longvu.task"] == "nextqa"
+        assert record.metrics["count/unparsed"] == 4 and record.tags["longvu.task"] == "nextqa"
 
 
 def test_a_run_is_found_by_folder_and_by_mlflow_id(

@@ -38,7 +38,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, bundle: TowerBundle) ->
     )
     store = extract_without_ray(extraction, bundle)
     with TrackedRun(root, RunIdentity("extract", "extract", store.uri)) as run:
-        run.metrics({"frames_per_s": 321.4, "ceiling_frames_per_s.decode": 900.2, "ceiling_frames_per_s.encode": 456.7})
+        run.metrics({"frames_per_s": 321.4, "ceiling_frames_per_s/decode": 900.2, "ceiling_frames_per_s/encode": 456.7})
     for stage in ("image", "video"):
         _training(root, stage)
     right = {"longvu": (3, "fps:1"), "uniform": (1, "uniform:7, all kept")}
@@ -65,7 +65,7 @@ def _training(root: Path, stage: str) -> None:
     rows: list[tuple[int, dict[str, float]]] = []
     for step in range(1, NUM_STEPS + 1):
         rows.append((step, {"loss": 3.0 / step, "tokens_per_s": 1000.0, "data_stall_share": 0.2}))
-    rows[-1][1].update({"heldout.loss": 0.25, "heldout.exact_match": 0.875})
+    rows[-1][1].update({"heldout/loss": 0.25, "heldout/exact_match": 0.875})
     with TrackedRun(root, RunIdentity("train", f"train {stage}", storage.resolve(folder))) as run:
         run.steps(rows)
 

@@ -51,7 +51,7 @@ def undisturbed(library: Library, model: Path, tmp_path_factory: pytest.TempPath
     run = prepare(settings, model).run
     outcome = run_here(settings, model)
     assert outcome.cursor == outcome.num_steps == STEPS
-    assert outcome.metrics["heldout.loss"] < 4
+    assert outcome.metrics["heldout/loss"] < 4
     return account(run)
 
 
