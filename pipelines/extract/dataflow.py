@@ -282,12 +282,43 @@ def extract_units(
     decode: DecodeSettings,
     encode: EncodeSettings,
 ) -> Iterator[UnitReport]:
-    """Run units through all stages; yields each as it is committed."""
-    import ray
+    """Run units through all stages; yields each as it is committed.
+
+    Args:
+        store: its URI.
+        bundle: a TowerBundle.
+
+    Raises:
+        RayLost: nodes or actors died more often than Ray repeats their work.
+    """
     import ray.exceptions
-    from ray.data import ActorPoolStrategy
 
     _quiet()
+    dataset = _stages(units, config, store=store, run_id=run_id, bundle=bundle, decode=decode, encode=encode)
+    try:
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield read_report(batch)
+    except ray.exceptions.RayError as error:
+        lost = _lost(error)
+        if lost is None:
+            raise
+        raise lost from error
+
+
+def _stages(
+    units: Sequence[Unit],
+    config: ExtractConfig,
+    *,
+    store: str,
+    run_id: str,
+    bundle: ray.ObjectRef,
+    decode: DecodeSettings,
+    encode: EncodeSettings,
+) -> ray.data.Dataset:
+    """Units -> decode -> users' stages -> encode -> commit, lazily; a row of reports per unit."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
     pools = pool_sizes(config, ray.cluster_resources())
     stages = stages_of(config.stages)
     rows = [{"unit": unit.to_json()} for unit in units]
@@ -310,7 +341,7 @@ def extract_units(
             num_gpus=settings.gpus,
             **common,
         )
-    dataset = dataset.map_batches(
+    return dataset.map_batches(
         EncodeActor,
         fn_constructor_kwargs={"bundle": bundle, "settings": encode, "threads": config.encode.threads},
         compute=ActorPoolStrategy(min_size=1, max_size=pools.encode),
@@ -330,14 +361,6 @@ def extract_units(
         num_cpus=config.commit.cpus,
         **common,
     )
-    try:
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield read_report(batch)
-    except ray.exceptions.RayError as error:
-        lost = _lost(error)
-        if lost is None:
-            raise
-        raise lost from error
 
 
 class RayLost(JobStopped):

@@ -58,6 +58,20 @@ def build_app(
     app.openapi_version = "3.1.0"
     _add_errors(app)
     _complete_document(app, service, config.auth.required)
+    _add_answers(app, service)
+    _add_uploads(app, uploads)
+    _add_models(app, service)
+
+    @app.get("/metrics", response_class=Response, responses=_METRICS | _READ_ERRORS)
+    async def prometheus() -> Response:
+        """Prometheus metrics of all processes of the endpoint."""
+        return Response(await metrics_page(), media_type=metrics.CONTENT_TYPE)
+
+    return app
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    """Chats and captions."""
 
     @app.post("/v1/chat/completions", response_model=replies.ChatCompletion, responses=_CHAT_RESPONSES)
     async def chat(asked: ChatRequest, request: Request) -> Any:
@@ -77,6 +91,8 @@ def build_app(
         """The same for EventSource, which cannot post."""
         return _Streamed(_caption_events(service.captioning(asked)))
 
+
+def _add_uploads(app: FastAPI, uploads: Uploads) -> None:
     @app.post(UPLOAD_PATH, responses=_CHAT_ERRORS, openapi_extra=_UPLOAD_FORM)
     async def upload(request: Request) -> replies.VideoObject:
         """Keep a video or picture, to be asked about as ``video:<id>``."""
@@ -99,6 +115,10 @@ def build_app(
         """Delete an upload. Answers about it that have begun go on."""
         return replies.Deleted(id=video_id) if uploads.delete(video_id) else _no_video(video_id)
 
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    """Models, and whether they answer."""
+
     @app.get("/v1/models", responses=_READ_ERRORS)
     def models() -> replies.ModelList:
         """The models that requests may name."""
@@ -118,13 +138,6 @@ def build_app(
         ready = all(model.replicas for model in counts.values())
         state = replies.Health(status="ok" if ready else "starting", models=counts)
         return JSONResponse(state.model_dump(), 200 if ready else 503)
-
-    @app.get("/metrics", response_class=Response, responses=_METRICS | _READ_ERRORS)
-    async def prometheus() -> Response:
-        """Prometheus metrics of all processes of the endpoint."""
-        return Response(await metrics_page(), media_type=metrics.CONTENT_TYPE)
-
-    return app
 
 
 _VIDEO_ID = Path(pattern=f"^{VIDEO_ID.pattern}$", description="SHA-256 of the video's bytes")
