@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 def run(options: argparse.Namespace) -> int:
     import torch
 
-    from jobs.convert import new_folder
+    from jobs.convert import first_line, new_folder
     from jobs.terminal import quiet_libraries
     from longvu_model.starting_point import assemble, recipe_of
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             dtype = getattr(torch, options.dtype)
             sizes = assemble(options.preset, folder, parts, changes=changes, seed=options.seed, dtype=dtype)
         except (ValueError, OSError) as error:
-            raise UserError(str(error)) from None
+            raise UserError(first_line(error)) from None
     new = recipe_of(options.preset).new
     listed = [f"{name} {size:,}{' (new)' if name in new else ''}" for name, size in sizes.items()]
     print(f"{options.destination}: {sum(sizes.values()):,} parameters: {', '.join(listed)}")

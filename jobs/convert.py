@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     with new_folder(options.destination) as folder:
         try:
             layout = convert(source, folder, towers)
-        except CheckpointError as error:
-            raise UserError(f"{source}: {error}") from None
+        except (CheckpointError, OSError) as error:
+            raise UserError(f"{source}: {first_line(error)}") from None
         if (origin := Provenance.read(source)) is not None:
             origin.write(folder)
     print(f"{options.destination}: {layout}")
@@ -51,6 +51,11 @@ def new_folder(destination: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     yield partial
     partial.rename(destination)
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong; the hub's client goes on about its causes."""
+    return str(error).strip().partition("\n")[0]
 
 
 def convert(source: Path, folder: Path, towers: dict[str, str]) -> str:

@@ -15,6 +15,8 @@ from jobs.assemble import build_parser
 from jobs.cli import main
 from longvu_model.presets import build_preset
 from longvu_model.starting_point import RECIPES, recipe_of
+from pipelines.config import load_config
+from pipelines.train.config import TrainConfig
 from tests.documents import ROOT, commands
 from tests.jobs.test_cli import refused
 from tests.model import pretrained_parts as miniature
@@ -96,6 +98,7 @@ def test_mistakes_are_one_line(longvu: dict[str, Path], tmp_path: Path, capsys: 
     assert "colour: give key=value" in refused(capsys, *words("tiny", start, longvu), "colour")
     assert "query_grids=[5]" in refused(capsys, *words("tiny", start, longvu), "query_grids=[5]")
     assert "no checkpoint folder at" in refused(capsys, *words("tiny", start, {**longvu, "siglip": tmp_path / "none"}))
+    assert "hub" in refused(capsys, *words("tiny", start, {**longvu, "siglip": Path("nobody/siglip")})).lower()
     assert not start.exists()
 
 
@@ -139,3 +142,19 @@ def test_written_commands_name_all_parts(line: str) -> None:
 
 def test_every_family_has_a_written_command() -> None:
     assert {recipe_of(shlex.split(line)[2]).model_class for line in WRITTEN} == {one.model_class for one in RECIPES}
+
+
+def test_what_the_published_sizes_change_can_be_set() -> None:
+    """The table of the recipe: each start is a preset with fields of its own, each stage takes the settings."""
+    text = (ROOT / "docs/full_recipe.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\|.*`.*\|$", text, re.MULTILINE)]
+    starts = [words[0].split() for words in rows if words[0].split()[0] in recipe_of("llamavid_7b").presets]
+    assert len(starts) == 6
+    for preset, *changes in starts:
+        shape = recipe_of(preset).presets[preset]()
+        for change in changes[1:]:
+            assert hasattr(shape, change.partition("=")[0]), change
+    settings = {word for words in rows for phrase in words[1:] for word in phrase.split()}
+    assert "stage.global_batch_samples=32" in settings
+    for setting in settings:
+        load_config(TrainConfig, ROOT / "jobs/configs/train_llamavid_7b_instruction.yaml", [setting])
