@@ -16,6 +16,7 @@ _NOT_ACTS = {
     "at", "about", "against", "into", "around", "near", "behind", "past", "beyond", "regarding", "concerning", "off",
 }  # fmt: skip
 _STATES = {"be", "am", "im", "was", "were", "been", "are", "ive", "have", "had"}
+_RELATIVES = {"that", "which", "with", "involving", "showing", "where"}
 # What may stand before the noun of ``the answer ... is B``, and what may not stand behind it.
 _LEADS = {"filler", "so", "final", "maybe", "right", "be"}
 _DENIES = {"not", "wrong", "reject", "first", "others", "if", "although"}
@@ -194,7 +195,7 @@ class Presentation(Surroundings):
         rest = subject[noun + 1 :]
         if not subject or "answer" not in subject[noun].tags or any(one.mention or one.tags & _DENIES for one in rest):
             return False
-        aside = bool(rest) and rest[0].text in ",(–"
+        aside = bool(rest) and (rest[0].text in ",(–" or rest[0].text in _RELATIVES)
         return aside or any(one.text in _SPEAKERS | {"among", "of", "to"} or "right" in one.tags for one in rest)
 
     def _first_person(self) -> bool:

@@ -189,20 +189,14 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
     connected = bool(between) and all(one.text == "then" for one in between)
     lead = elements[left.first - 1].tags if left.first else frozenset()
     beyond = elements[right.last + 1 : right.last + 2]
-    # not A, B; because A, B
-    reason = any("because" in one.tags for one in elements[max(0, left.first - 2) : left.first])
-    replaces = (
-        ("not" in lead or (reason and right.kind == "text"))
-        and not left.group
-        and (not beyond or beyond[0].text in ".!")
-    )
+    apart = left.complete or lead & {"than", "although", "mend"} or _starts_anew(elements, left, right)
     for one in between:
         if one.kind == "mark" and one.text in ",/&|":
-            connected = not (one.text == "," and (left.complete or lead & {"than", "although", "mend"} or replaces))
+            connected = not (one.text == "," and apart)
         elif one.text in _SINGLES_OUT and left.labels != right.labels:
             return None
-        elif one.text == "i" or "now" in one.tags:
-            return None  # some answer B, I answer C; first B, now C
+        elif one.text in ("i", "does") or "now" in one.tags:
+            return None  # some answer B, I answer C; C does, A does not; first B, now C
         elif one.tags & {"and", "or"} and not one.tags & {"mend", "but"}:
             connected = True
         elif not (
@@ -217,6 +211,15 @@ def _group(elements: Sequence[Element], left: Mention, right: Mention) -> Mentio
         complete = left.complete or any(one.tags & {"and", "or"} for one in between)
         return Mention(labels, right.kind, left.first, right.last, group=len(labels) > 1, complete=complete)
     return None
+
+
+def _starts_anew(elements: Sequence[Element], left: Mention, right: Mention) -> bool:
+    """``not A, B.`` and ``because X, Y.``: what closes the sentence behind the comma is said of its own accord."""
+    beyond = elements[right.last + 1 : right.last + 2]
+    lead = elements[max(0, left.first - 2) : left.first]
+    denied = bool(lead) and "not" in lead[-1].tags
+    reason = right.kind == "text" and any("because" in one.tags for one in lead)
+    return (denied or reason) and not left.group and (not beyond or beyond[0].text in ".!")
 
 
 def _less_remarks(between: Sequence[Element], after: Sequence[Element]) -> Sequence[Element]:

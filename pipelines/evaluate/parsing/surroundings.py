@@ -318,7 +318,7 @@ class Surroundings:
         if one.kind == "mark" and one.text in "'\"":
             after = self.elements[index + 1] if index + 1 < self.sentence.end else None
             return after is None or after.kind in ("mark", "newline", "text") or "because" in after.tags
-        if "grounds" in one.tags and self.first and self.mention.kind == "label":
+        if "grounds" in one.tags and self.first and self.mention.first == 0 and self.mention.kind == "label":
             return True
         if "and" in one.tags and self.tags(index + 1, index + 2) & {"not"}:
             return True
