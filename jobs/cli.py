@@ -20,6 +20,7 @@ JOBS = {
     "extract": ("jobs.extract:main", "videos -> feature store (Ray Data); resumes where it stopped"),
     "store": ("jobs.store:main", "look into a feature store: ls, show, verify, compact, sweep, quarantine"),
     "probe": ("jobs.probe:main", "decode one source as extraction would, and say what it is or why it fails"),
+    "assemble": ("jobs.assemble:main", "released language model and towers + new weights -> a recipe's starting point"),
     "train": ("jobs.train:train_main", "samples + features -> checkpoints (Ray Train, DeepSpeed); resumes"),
     "plan": ("jobs.train:plan_main", "what a training run would do: samples, steps, balance"),
     "estimate": ("jobs.train:estimate_main", "memory, time, traffic and cost of a training run on N GPUs, without one"),
@@ -60,6 +61,11 @@ def checked(kind: Callable[[str], Any], allowed: Callable[[Any], bool], descript
 
 RATE = checked(float, lambda value: 0 < value <= 1000, "a number of frames per second above 0, such as 1")
 COUNT = checked(int, lambda value: value >= 1, "a whole number from 1 on")
+FOLDER = checked(
+    Path,
+    lambda path: ":/" not in str(path),
+    "a path: a model is read from a folder that every node sees, not from a bucket",
+)
 SEED = checked(int, lambda value: value >= 0, "a whole number from 0 on")
 # At 0 or below no frame at all would be kept.
 SIMILARITY = checked(float, lambda value: 0 < value <= 1, "a similarity: above 0 and at most 1, such as 0.83")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import COUNT, Parser
+from jobs.cli import COUNT, FOLDER, Parser
 from jobs.terminal import quiet_libraries
 from pipelines import storage
 from pipelines.config import load_config, reference
@@ -132,7 +132,7 @@ def _estimate(argv: Sequence[str]) -> int:
 def _export(argv: Sequence[str]) -> int:
     parser = Parser(prog="longvu export", description=_export.__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or prefix of a finished checkpoint")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="new local folder")
+    parser.add_argument("destination", type=FOLDER, metavar="DESTINATION", help="new local folder")
     parser.add_argument("--layout", choices=("longvu", "published"), default="longvu", help="default: longvu")
     options = parser.parse_args(argv)
     quiet_libraries()

@@ -17,13 +17,23 @@ from types import UnionType
 from typing import Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipelines.errors import UserError
 
 DIGEST_BYTES = 32
+
+
+def _on_disk(place: Any) -> Any:
+    if "://" in str(place):
+        raise ValueError("must be a path, the same on every node; a bucket will not do")
+    return place
+
+
+ON_DISK = BeforeValidator(_on_disk)
+"""For paths of what cannot be in a bucket: ``Annotated[str, ON_DISK]``."""
 
 
 class ConfigError(UserError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from longvu_model.video.sampling import FrameSampling
-from pipelines.config import Config, setting
+from pipelines.config import ON_DISK, Config, setting
 
 
 class RequestsConfig(Config):
@@ -105,10 +105,14 @@ class EvaluateConfig(Config):
     task: str = setting(about="benchmark: longvu eval --tasks lists them")
     preset: str | None = setting(None, about="whose prompt and frame policy; null: the task's first")
     options: dict[str, Any] = setting({}, about="options of the task, see longvu eval --tasks")
-    data: str = setting(about="folder with the benchmark's files as they are distributed", in_digest=False)
+    data: Annotated[str, ON_DISK] = setting(
+        about="folder with the benchmark's files as they are distributed", in_digest=False
+    )
     limit: int | None = setting(None, about="questions at most, the first ones; null: all", ge=1)
     output: str = setting("runs", about="root; the run is <root>/evaluate/<name>-<digest>", in_digest=False)
-    workdir: str = setting("runs", about="local folder for MLflow, preset models and media made here", in_digest=False)
+    workdir: Annotated[str, ON_DISK] = setting(
+        "runs", about="local folder for MLflow, preset models and media made here", in_digest=False
+    )
     model: str = setting(
         "tiny", about="checkpoint folder or preset name; with endpoint: the model's name there", in_digest=False
     )

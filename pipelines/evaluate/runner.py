@@ -1,7 +1,8 @@
 """Work, dealt to workers as they become free: in Ray actors, or in this process.
 
-A worker has a few videos in hand and gets another for each that it finishes, so a slow video holds up nobody else. A
-worker that dies is replaced. What it had in hand is dealt again, without the questions whose answers it had written;
+A worker has a few videos in hand and gets another for each that it finishes, so a slow video holds up nobody else. One
+that the cluster has no room for gets none, and is not waited for: the others do the work. A worker that dies is
+replaced. What it had in hand is dealt again, without the questions whose answers it had written;
 a video that was there each time a worker died is dealt alone, and given up when that happens too often.
 """
 
@@ -75,10 +76,19 @@ def answer_here(works: Iterable[Work], assignment: Assignment, log: AnswerLog, v
 
 @dataclass(eq=False)
 class _Hand:
-    """A worker and what it has in hand."""
+    """A worker and what it has in hand.
+
+    Args:
+        arrival: a call that returns when the worker runs; None afterwards.
+    """
 
     actor: Any
+    arrival: Any
     works: dict[Any, Work] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> list[Any]:
+        return [*self.works, *([] if self.arrival is None else [self.arrival])]
 
 
 class Dealer:
@@ -122,10 +132,10 @@ class Dealer:
             while left or any(hand.works for hand in hands):
                 for hand in hands:
                     self._deal(hand, left)
-                refs = [ref for hand in hands for ref in hand.works]
+                refs = [ref for hand in hands for ref in hand.calls]
                 ready, _ = self._ray.wait(refs, num_returns=1, timeout=_WAIT_S)
                 for ref in ready:
-                    holding = [hand for hand in hands if ref in hand.works]
+                    holding = [hand for hand in hands if ref in hand.calls]
                     if not holding:  # of a worker whose death was noticed by another of its calls
                         continue
                     hand = holding[0]
@@ -134,6 +144,9 @@ class Dealer:
                     except (lost.RayActorError, lost.OutOfMemoryError, lost.NodeDiedError) as error:
                         hands[hands.index(hand)] = self._hire()
                         yield from self._bury(hand, left, error)
+                        continue
+                    if ref == hand.arrival:
+                        hand.arrival = None
                         continue
                     if isinstance(report, Stopped):
                         raise _raised(report)
@@ -145,11 +158,12 @@ class Dealer:
                 self._ray.kill(hand.actor)
 
     def _hire(self) -> _Hand:
-        return _Hand(self._remote.remote(self._assignment))
+        actor: Any = self._remote.remote(self._assignment)
+        return _Hand(actor, actor.__ray_ready__.remote())
 
     def _deal(self, hand: _Hand, left: deque[Work]) -> None:
         """Fill a hand; what was there when workers died goes to a worker that has nothing else."""
-        while left and len(hand.works) < self._config.videos:
+        while left and hand.arrival is None and len(hand.works) < self._config.videos:
             suspect = self._deaths[left[0].origin] > 1
             if hand.works and (suspect or any(self._deaths[work.origin] > 1 for work in hand.works.values())):
                 return

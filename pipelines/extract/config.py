@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import field_validator, model_validator
 
-from pipelines.config import Config, setting
+from pipelines.config import ON_DISK, Config, setting
 from pipelines.extract.stages import Stages
 from pipelines.store.schema import WINDOW_FRAMES
 
@@ -91,7 +91,9 @@ class ExtractConfig(Config):
         None, about="folder or prefix where relative names in lists start; null: the list's folder", in_digest=False
     )
     store: str = setting("runs", about="root; the store is <root>/features/<name>-<digest>", in_digest=False)
-    workdir: str = setting("runs", about="local folder for MLflow and preset models", in_digest=False)
+    workdir: Annotated[str, ON_DISK] = setting(
+        "runs", about="local folder for MLflow and preset models", in_digest=False
+    )
     model: str = setting(
         "tiny",
         about="checkpoint folder or preset name of LongVU, LLaMA-VID or VideoLLaMB: its family's features are stored, "

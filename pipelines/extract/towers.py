@@ -93,6 +93,11 @@ def model_folder(model: str, workdir: Path) -> Path:
     Raises:
         UserError: neither a folder with a ``config.json`` nor a preset that can be built.
     """
+    if "://" in model:
+        raise UserError(
+            f"model={model}: a model is read from a folder that every node sees under one path; copy it to one (of a "
+            f"training checkpoint: longvu export CHECKPOINT FOLDER)"
+        )
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
         return folder

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.config import Config, setting
+from pipelines.config import ON_DISK, Config, setting
 from pipelines.serve.media import MediaPolicy
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
@@ -98,7 +98,9 @@ class ServeConfig(Config):
     """An endpoint."""
 
     name: str = setting("longvu", about="Ray Serve application", pattern=NAME_PATTERN, in_digest=False)
-    workdir: Path = setting(Path("runs"), about="caches, uploads and the MLflow database", in_digest=False)
+    workdir: Annotated[Path, ON_DISK] = setting(
+        Path("runs"), about="caches, uploads and the MLflow database", in_digest=False
+    )
     host: str = setting("127.0.0.1", about="address to listen on; 0.0.0.0 is every one", in_digest=False)
     port: int = setting(8000, about="port to listen on", ge=1, le=65535, in_digest=False)
     models: tuple[ModelSettings, ...] = setting(about="the models served, by name", min_length=1)

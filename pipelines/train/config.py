@@ -6,12 +6,12 @@ digest, for it changes nothing but rounding: a run goes on with whatever number 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from pipelines import storage
-from pipelines.config import Config, setting
+from pipelines.config import ON_DISK, Config, setting
 from pipelines.train.engine import EngineSettings
 from pipelines.train.manifest_builder import ManifestSettings
 from pipelines.train.media_index import Join
@@ -112,7 +112,9 @@ class TrainConfig(Config):
         "train", about="name of the run; its folder adds the digest", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
     output: str = setting("runs", about="root; the run is <root>/train/<name>-<digest>", in_digest=False)
-    workdir: str = setting("runs", about="local folder for MLflow, Ray and preset models", in_digest=False)
+    workdir: Annotated[str, ON_DISK] = setting(
+        "runs", about="local folder for MLflow, Ray and preset models", in_digest=False
+    )
     model: str = setting("tiny", about="checkpoint folder or preset name to start from")
     data: DataConfig = setting(about="samples and their media")
     stage: Stage = setting(Stage(), about="what is trained and how fast")

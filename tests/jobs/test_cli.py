@@ -65,6 +65,7 @@ def test_a_bad_threshold_is_told_what_is_allowed(threshold: str, capsys: pytest.
         (["extract", "source=v.mp4", "keep_threshold=0"], "keep_threshold=0"),
         (["extract", "source=/nowhere/at/all"], "/nowhere/at/all"),
         (["extract"], "source"),
+        (["export", "runs/checkpoint", "s3://bucket/model"], "s3://bucket/model is not a path"),
     ],
 )
 def test_a_mistyped_command_is_explained(

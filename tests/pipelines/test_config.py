@@ -10,6 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.config import Config, ConfigError, load_config, reference, setting
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.extract.config import ExtractConfig
+from pipelines.serve.config import ServeConfig
+from pipelines.train.config import TrainConfig
 
 
 class Inner(Config):
@@ -72,6 +76,12 @@ def test_errors_name_the_field_the_value_and_the_fix(override: str, expected: li
     message = str(caught.value)
     assert all(part in message for part in expected), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("cls", [ExtractConfig, TrainConfig, EvaluateConfig, ServeConfig])
+def test_a_bucket_is_refused_where_a_folder_is_needed(cls: type[Config]) -> None:
+    with pytest.raises(ConfigError, match="workdir=s3://bucket/work: must be a path, the same on every node"):
+        load_config(cls, None, ["workdir=s3://bucket/work"])
 
 
 def test_every_problem_has_its_line() -> None:

@@ -86,6 +86,8 @@ def test_presets_and_folders(workdir: Path, tmp_path: Path) -> None:
     assert existing_folder("tiny", tmp_path) is None
     with pytest.raises(UserError, match=r"model=nowhere: neither a checkpoint folder .* nor a preset \(.*tiny"):
         model_folder("nowhere", tmp_path)
+    with pytest.raises(UserError, match="model=s3://bucket/models/longvu: a model is read from a folder"):
+        model_folder("s3://bucket/models/longvu", tmp_path)
 
 
 def test_checkpoints_that_are_none(folder: Path) -> None:
