@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from pipelines.config import load_config
 from pipelines.extract import ExtractConfig, store_uri
 from pipelines.extract.towers import load_towers
 from tests.faults.content import Content, read_content
-from tests.faults.job import SETTINGS
-from tests.faults.s3_server import S3Server, rclone
+from tests.faults.job import ROOT, SETTINGS
+from tests.faults.s3_server import S3Server, environment, rclone
 from tests.faults.small_corpus import write_corpus
+from tests.faults.two_node_cluster import TwoNodeCluster, two_node_cluster
 from tests.pipelines.extract.conftest import extract_without_ray
 
 
@@ -77,3 +79,18 @@ def server(bucket: Path) -> Iterator[S3Server]:
 def s3_place(bucket: Path, faults_workdir: Path, tmp_path: Path) -> Place:
     """The corpus in the bucket, and a prefix of this test's own."""
     return Place(bucket / "videos", bucket / tmp_path.name, faults_workdir, "s3://bucket")
+
+
+@pytest.fixture
+def cluster(server: S3Server) -> Iterator[TwoNodeCluster]:
+    """Two nodes whose jobs reach the bucket."""
+    with two_node_cluster(environment(server.port)) as running:
+        yield running
+
+
+@pytest.fixture
+def clean_copy(tmp_path: Path) -> Path:
+    """What a job needs of this project, and nothing that lies about in a checkout."""
+    for package in ("jobs", "pipelines", "longvu_model"):
+        shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "copy"

@@ -22,7 +22,7 @@ from pipelines.serve.auth import new_key
 from pipelines.serve.config import ServeConfig
 from tests.faults.job import MARK, ROOT, end_marked, marked
 from tests.faults.s3_server import free_port
-from tests.faults.test_cluster import start_node
+from tests.faults.two_node_cluster import start_node
 from tests.pipelines.serve.endpoint import PATIENCE_S, LiveEndpoint
 
 
