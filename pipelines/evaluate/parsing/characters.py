@@ -55,11 +55,6 @@ def label_letter(letter: str) -> str:
     return letter.translate(_LOOKALIKES).upper()
 
 
-def is_combining(character: str) -> bool:
-    """Tell whether ``character`` belongs to the one before it."""
-    return unicodedata.category(character) in ("Mn", "Mc")
-
-
 @lru_cache(maxsize=65536)
 def _plain_character(character: str) -> str:
     if character.isascii():
