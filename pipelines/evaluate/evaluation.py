@@ -272,7 +272,7 @@ class PartialScore:
 
     def metrics(self) -> dict[str, float]:
         found = estimate(self._scores, self._clusters)
-        return {self._name: found.value} if found.value is not None else {}
+        return {f"so_far/{self._name}": found.value} if found.value is not None else {}
 
     def __str__(self) -> str:
         found = estimate(self._scores, self._clusters)

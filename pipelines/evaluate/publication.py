@@ -46,7 +46,7 @@ def publish(prepared: Prepared, results: Results, outcomes: Sequence[Outcome], r
     """``results.json`` is written last: where it is, everything else is."""
     found = results.summary
     run.tags({f"longvu.{name}": found[name] for name in ("questions_digest", "prompt_digest", "frames")})
-    run.evaluated(_model_uri(prepared), prepared.terms.model, metrics(found), len(prepared.rows))
+    run.evaluated(_model_uri(prepared), prepared.terms.model, metrics(found))
     run.describe(_description(found))
     found["mlflow"] = {"uri": run.uri, "run_id": run.run_id}
     names = _write_reports(prepared, results, outcomes)

@@ -34,12 +34,10 @@ _MOST_METRICS = 1000
 _DIGEST_DIGITS = 32
 # The last value that MLflow keeps of this metric says how far a run's steps are recorded.
 _STEP_METRIC = "step"
-_EXPERIMENT_TAGS = {
-    # Without it MLflow 3 takes an experiment with traces for one about prompts and agents, and shows pages for these.
-    "mlflow.experimentKind": "custom_model_development",
-    DESCRIPTION_TAG: "Videos to features, checkpoints, scores and endpoints: one run per output, named after its stage "
-    "(the tag longvu.stage). longvu lineage RUN follows a run's links to every source, and to what was made of it.",
-}
+_ABOUT = (
+    "Videos to features, checkpoints, scores and endpoints: one run per output, named after its stage (the tag "
+    "longvu.stage). longvu lineage RUN follows a run's links to every source, and to what was made of it."
+)
 
 
 def find_run(client: Any, identity: RunIdentity, artifacts: str | None) -> str:
@@ -50,7 +48,7 @@ def find_run(client: Any, identity: RunIdentity, artifacts: str | None) -> str:
     """
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        experiment_id = client.create_experiment(EXPERIMENT, artifacts, _EXPERIMENT_TAGS)
+        experiment_id = client.create_experiment(EXPERIMENT, artifacts, {DESCRIPTION_TAG: _ABOUT})
     else:
         experiment_id = experiment.experiment_id
     found = _run_of(client, experiment_id, identity.stage, identity.key)
@@ -219,10 +217,7 @@ def _add_scores(client: Any, run_id: str, values: Mapping[str, Any]) -> None:
     from mlflow.entities import Metric
 
     model_id = _use_model(client, run_id, "evaluated", values["model"], values["digest"])
-    step = values.get("step", 0)  # a record that an older version put aside has none
-    scores = [
-        Metric(name, value, values["time_ms"], step, model_id=model_id) for name, value in values["values"].items()
-    ]
+    scores = [Metric(name, value, values["time_ms"], 0, model_id=model_id) for name, value in values["values"].items()]
     for start in range(0, len(scores), _MOST_METRICS):
         client.log_batch(run_id, metrics=scores[start : start + _MOST_METRICS])
 

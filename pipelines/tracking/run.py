@@ -114,15 +114,12 @@ class TrackedRun:
         """As :meth:`link`, by the output that the earlier run made; nothing happens if this server knows none."""
         self._record("link", {"stage": stage, "key": key})
 
-    def evaluated(self, model: str, digest: str, values: Mapping[str, float], step: int = 0) -> None:
-        """Record final scores, here and on the model's page.
+    def evaluated(self, model: str, digest: str, values: Mapping[str, float]) -> None:
+        """Record final scores, here and on the model's page; ``model`` and ``digest`` as in :meth:`uses_model`.
 
-        Args:
-            model, digest: as in :meth:`uses_model`.
-            step: not before that of any :meth:`metrics` of the same names, or those would count as newer.
+        They have step 0: MLflow draws these as bars, a run beside the other, and anything else as a point on a line.
         """
-        record = {"model": model, "digest": digest, "values": dict(values), "step": step, "time_ms": _now_ms()}
-        self._record("evaluated", record)
+        self._record("evaluated", {"model": model, "digest": digest, "values": dict(values), "time_ms": _now_ms()})
 
     def artifacts(self, files: Mapping[str, str]) -> None:
         """Copy small files to the run, each from its URI, under its name."""
