@@ -131,9 +131,10 @@ def serve_until_told(config: ServeConfig, key: str | None) -> None:
             print(welcome(config, key), flush=True)
             told.wait()
             note("letting running answers end ...")
-            serve.delete(config.name)
         finally:
-            serve.shutdown()
+            serve.delete(config.name)
+            if not serve.status().applications:  # on a shared cluster, other people's go on
+                serve.shutdown()
 
 
 def wait_until_ready(config: ServeConfig) -> None:
