@@ -84,6 +84,8 @@ def _write_reports(prepared: Prepared, results: Results, outcomes: Sequence[Outc
     submission = prepared.task.submission([outcome.row for outcome in outcomes], replies)
     if submission is not None:
         files[prepared.task.submission_name] = submission
+    scored = [(one.row, replies[one.row.id], one.judged) for one in outcomes if one.status == "scored"]
+    files |= prepared.task.published_results(Path(prepared.config.model).name, scored)
     for name, data in files.items():
         storage.write_bytes(storage.join(results.uri, name), data)
     return list(files)

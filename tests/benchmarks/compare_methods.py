@@ -51,10 +51,10 @@ def main() -> int:
     chance, passed = 1 / len(corpus.colours), True
     for point in points:
         if point["family"] in _STAGES:
-            low = point["accuracy"] - 1.96 * point["se"]
+            low, high = point["interval"]
             passed &= low >= chance + _FLOOR_ABOVE_CHANCE
             print(
-                f"{point['method']}: {point['accuracy']:.1%} ± {1.96 * point['se']:.1%} of {point['questions']} unseen "
+                f"{point['method']}: {point['accuracy']:.1%} ({low:.1%} to {high:.1%}) of {point['questions']} unseen "
                 f"videos, {point['tokens_per_minute']:.0f} visual tokens per minute; chance {chance:.1%} "
                 f"(floor: the interval's end {_FLOOR_ABOVE_CHANCE:.0%} above it; it is {low - chance:+.1%})"
             )

@@ -204,6 +204,10 @@ class Task(ABC):
         """The file to hand in, from replies by row id; None for benchmarks without one."""
         return None
 
+    def published_results(self, model: str, scored: Sequence[tuple[Row, str, Judged]]) -> dict[str, bytes]:
+        """Scored replies in files that the benchmark's own scripts read, by name; none for most benchmarks."""
+        return {}
+
     def plots(self, answered: Sequence[tuple[Row, Judged]], folder: Path) -> list[Path]:
         """Pictures of the benchmark's own, written to ``folder``; of replies that were scored or could not be read."""
         return []

@@ -6,7 +6,9 @@ and asked about once; a judge scores the answer from 1 to 10.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -171,6 +173,15 @@ haystack/readingsky.png      (modality=image)"""
         title = f"Needle in a video haystack: {self.options.modality} needle, scored by {self.options.scoring}"
         return [heat_map.draw(table, folder / f"niavh_{self.options.modality}.png", title=title)]
 
+    def published_results(self, model: str, scored: Sequence[tuple[Row, str, Judged]]) -> dict[str, bytes]:
+        """``results/<model>/<name>_results.json`` for every cell, as the published notebook reads them, in one zip."""
+        files = io.BytesIO()
+        with zipfile.ZipFile(files, "w") as archive:
+            for row, reply, judged in scored:
+                name, content = published_result(model, row, reply, judged)
+                archive.writestr(f"results/{model.replace('.', '_')}/{name}_results.json", json.dumps(content))
+        return {"niavh_results.zip": files.getvalue()}
+
     def settings(self) -> dict[str, Any]:
         scored = needle_messages("{question}", "{reference}", "{reply}") if self.needs_judge else "keywords"
         return {**super().settings(), "prompt": model_prompt("{question}"), "scored_by": scored}
@@ -199,16 +210,3 @@ def published_result(model: str, row: Row, reply: str, judged: Judged) -> tuple[
         "score": None if judged.score is None else int(judged.score),
         "file_name": name,
     }
-
-
-def write_published_results(folder: Path, model: str, scored: Sequence[tuple[Row, str, Judged]]) -> list[Path]:
-    """Write ``results/<model>/<name>_results.json`` for every scored cell, as the published notebook reads them."""
-    written = []
-    for row, reply, judged in scored:
-        if judged.score is not None:
-            name, content = published_result(model, row, reply, judged)
-            path = folder / "results" / model.replace(".", "_") / f"{name}_results.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content))
-            written.append(path)
-    return written

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from pipelines.evaluate.tasks import heat_map
 from pipelines.evaluate.tasks.base import Judged, Row
 from pipelines.evaluate.tasks.needle_composition import Needle, compose, font_size, text_picture
 from pipelines.evaluate.tasks.needle_grid import Cell, Spacing, depths, lengths
-from pipelines.evaluate.tasks.needle_haystack import NeedleHaystack, write_published_results
+from pipelines.evaluate.tasks.needle_haystack import NeedleHaystack
 from pipelines.evaluate.tasks.needle_synthetic import SyntheticNeedleGrid
 from pipelines.evaluate.tasks.registry import task
 from pipelines.evaluate.tasks.samples import Sample
@@ -217,16 +219,17 @@ def test_unread_replies_count_as_not_right_and_failures_not_at_all(
     assert pictures_of(chosen, outcomes[2:]) == {}
 
 
-def test_published_result_files(sample: Samples, tmp_path: Path) -> None:
+def test_published_result_files(sample: Samples) -> None:
     written = sample("needle_haystack")
     chosen = task("needle_haystack", options=written.options)
     scored = [(row, "a star", Judged("scored", "a star", 10.0)) for row in chosen.rows(written.data)]
-    scored[1] = (scored[1][0], "a star", Judged("judge_failed"))
-    files = write_published_results(tmp_path, "Toy-1.5", scored)
-    assert [file.relative_to(tmp_path).as_posix() for file in files] == [
-        f"results/Toy-1_5/Toy-1_5_modality_video_len_6_depth_{depth}_results.json" for depth in (0, 5000, 7500, 10000)
-    ]
-    content = json.loads(files[0].read_text())
+    ((name, data),) = chosen.published_results("Toy-1.5", scored).items()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert name == "niavh_results.zip" and archive.namelist() == [
+            f"results/Toy-1_5/Toy-1_5_modality_video_len_6_depth_{depth}_results.json"
+            for depth in (0, 2500, 5000, 7500, 10000)
+        ]
+        content = json.loads(archive.read(archive.namelist()[0]))
     assert (content["score"], content["context_length"], content["model"]) == (10, 6, "Toy-1.5")
 
 
