@@ -35,10 +35,6 @@ class Outcome:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def judged(self) -> Judged:
-        return Judged(self.status, self.parsed, self.score, self.detail)
-
-    @property
     def cluster(self) -> str:
         """Rows of one cluster are about the same video."""
         row = self.row

@@ -16,6 +16,7 @@ from pipelines.evaluate.answers import digest_of
 from pipelines.evaluate.outcomes import Outcome
 from pipelines.evaluate.preparation import Prepared, question_content
 from pipelines.evaluate.results import FORMAT, RESULTS, ROWS, Results, metrics, rows_table, summary
+from pipelines.evaluate.tasks.base import Judged
 from pipelines.provenance import Provenance, checkpoint_uri
 from pipelines.store import FeatureStore
 from pipelines.store.writer import code_version
@@ -84,7 +85,11 @@ def _write_reports(prepared: Prepared, results: Results, outcomes: Sequence[Outc
     submission = prepared.task.submission([outcome.row for outcome in outcomes], replies)
     if submission is not None:
         files[prepared.task.submission_name] = submission
-    scored = [(one.row, replies[one.row.id], one.judged) for one in outcomes if one.status == "scored"]
+    scored = [
+        (one.row, replies[one.row.id], Judged("scored", one.parsed, one.score, one.detail))
+        for one in outcomes
+        if one.status == "scored"
+    ]
     files |= prepared.task.published_results(Path(prepared.config.model).name, scored)
     for name, data in files.items():
         storage.write_bytes(storage.join(results.uri, name), data)

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pipelines import storage
 from pipelines.evaluate.outcomes import Outcome
 from pipelines.evaluate.results import Results
-from pipelines.evaluate.tasks.base import Task
+from pipelines.evaluate.tasks.base import Judged, Task
 from pipelines.intervals import shown_interval, shown_share
 from pipelines.tables import print_table
 
@@ -129,7 +129,11 @@ def render(results: Results, task: Task, outcomes: Sequence[Outcome]) -> dict[st
 
 def pictures_of(task: Task, outcomes: Sequence[Outcome]) -> dict[str, bytes]:
     """The benchmark's own, such as a needle's heat map; of rows that failed they show nothing."""
-    answered = [(outcome.row, outcome.judged) for outcome in outcomes if outcome.status in ("scored", "unparsed")]
+    answered = [
+        (outcome.row, Judged(outcome.status, outcome.parsed, outcome.score, outcome.detail))
+        for outcome in outcomes
+        if outcome.status in ("scored", "unparsed")
+    ]
     with tempfile.TemporaryDirectory() as folder:
         return {path.name: path.read_bytes() for path in task.plots(answered, Path(folder))}
 
