@@ -131,6 +131,7 @@ def test_a_failed_stage_says_its_last_lines_and_how_to_go_on(tmp_path: Path) -> 
     assert not read_stages(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_video_of_your_own(tmp_path: Path, video: Path) -> None:
     done = demo(tmp_path, "--video", str(video))
     assert done.returncode == 0, done.stdout + done.stderr
