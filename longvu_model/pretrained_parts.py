@@ -74,8 +74,7 @@ def language_config(folder: Path, shape: Any, kinds: Sequence[str] = ()) -> Any:
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type not in _ROPE_TYPES:
         raise CheckpointError(f"{folder}: {rope_type} scaling of positions: give the language model without it")
-    known = {field.name for field in fields(type(shape))} - {field.name for field in fields(PreTrainedConfig)}
-    own = {key: value for key, value in given.items() if key in known - {"rope_parameters"}}
+    own = {key: value for key, value in given.items() if key in own_fields(type(shape)) - {"rope_parameters"}}
     theta = rope.get("rope_theta", given.get("rope_theta", 10000.0))
     return type(shape)(**own, rope_parameters={"rope_type": "default", "rope_theta": theta})
 
@@ -90,6 +89,11 @@ def language_state(folder: Path, unused: Sequence[str] = ()) -> dict[str, Tensor
         CheckpointError: the folder holds names that are not known.
     """
     return read_state(folder, LANGUAGE_NAMES, (*LANGUAGE_UNUSED, *unused))
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Fields of a configuration that not every model of the library has."""
+    return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
 
 
 def with_configs(shape: Any, **changes: Any) -> Any:

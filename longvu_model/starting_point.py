@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig
 
 from longvu_model import pretrained_parts as longvu
 from longvu_model.checkpoint_files import CheckpointError, local_folder, write_tensors
 from longvu_model.llamavid import pretrained_parts as llamavid
-from longvu_model.pretrained_parts import Recipe, with_configs
+from longvu_model.pretrained_parts import Recipe, own_fields, with_configs
 from longvu_model.videollamb import pretrained_parts as videollamb
 
 RECIPES = (longvu.RECIPE, llamavid.RECIPE, videollamb.RECIPE)
@@ -125,7 +124,7 @@ def new_tensors(model: Any, modules: Sequence[str], seed: int) -> dict[str, Tens
 
 
 def _changed(preset: str, shape: Any, changes: Mapping[str, Any]) -> Any:
-    known = {field.name for field in fields(type(shape))} - {field.name for field in fields(PreTrainedConfig)}
+    known = own_fields(type(shape))
     if unknown := sorted(set(changes) - known):
         raise ValueError(f"{preset} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     return with_configs(shape, **changes)

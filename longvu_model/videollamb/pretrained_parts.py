@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 from torch import Tensor
-from transformers import CLIPVisionConfig, PreTrainedConfig
+from transformers import CLIPVisionConfig
 
 from longvu_model.llama_tokenizer import load_llama_tokenizer
-from longvu_model.pretrained_parts import Parts, Recipe, language_config, language_state, with_configs
+from longvu_model.pretrained_parts import Parts, Recipe, language_config, language_state, own_fields, with_configs
 from longvu_model.videollamb import checkpoint_names as names
 from longvu_model.videollamb import official, presets
 from longvu_model.videollamb.config import VideoLLaMBConfig
@@ -39,7 +38,7 @@ def _read(shape: VideoLLaMBConfig, parts: Parts) -> tuple[VideoLLaMBConfig, dict
 
 def _tower_config(folder: Path) -> CLIPVisionConfig:
     given = json.loads((folder / "config.json").read_text())
-    known = {field.name for field in fields(CLIPVisionConfig)} - {field.name for field in fields(PreTrainedConfig)}
+    known = own_fields(CLIPVisionConfig)
     return CLIPVisionConfig(**{key: value for key, value in given.get("vision_config", given).items() if key in known})
 
 

@@ -272,29 +272,14 @@ def measure_sources(
     return extents
 
 
-def extract_units(
-    units: Sequence[Unit],
-    config: ExtractConfig,
-    *,
-    store: str,
-    run_id: str,
-    bundle: ray.ObjectRef,
-    decode: DecodeSettings,
-    encode: EncodeSettings,
-) -> Iterator[UnitReport]:
-    """Run units through all stages; yields each as it is committed.
-
-    Args:
-        store: its URI.
-        bundle: a TowerBundle.
+def committed(dataset: ray.data.Dataset) -> Iterator[UnitReport]:
+    """Run what :func:`through_stages` describes; yields each unit as it is committed.
 
     Raises:
         RayLost: nodes or actors died more often than Ray repeats their work.
     """
     import ray.exceptions
 
-    _quiet()
-    dataset = _stages(units, config, store=store, run_id=run_id, bundle=bundle, decode=decode, encode=encode)
     try:
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield read_report(batch)
@@ -305,7 +290,7 @@ def extract_units(
         raise lost from error
 
 
-def _stages(
+def through_stages(
     units: Sequence[Unit],
     config: ExtractConfig,
     *,
@@ -315,10 +300,16 @@ def _stages(
     decode: DecodeSettings,
     encode: EncodeSettings,
 ) -> ray.data.Dataset:
-    """Units -> decode -> users' stages -> encode -> commit, lazily; a row of reports per unit."""
+    """Units -> decode -> users' stages -> encode -> commit, lazily; a row of reports per unit.
+
+    Args:
+        store: its URI.
+        bundle: a TowerBundle.
+    """
     import ray
     from ray.data import ActorPoolStrategy
 
+    _quiet()
     pools = pool_sizes(config, ray.cluster_resources())
     stages = stages_of(config.stages)
     rows = [{"unit": unit.to_json()} for unit in units]

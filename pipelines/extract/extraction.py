@@ -106,8 +106,9 @@ def record(config: ExtractConfig, store: FeatureStore) -> None:
 def _tracked(config: ExtractConfig, store: FeatureStore) -> TrackedRun:
     """The store's run in MLflow; extracting more into the store finds it again."""
     run = TrackedRun(Path(config.workdir), RunIdentity.of_output("extract", store.uri))
-    run.params(config.flat())
-    run.describe(f"Features of `{config.flat()['source']}` in the store `{storage.shown(store.uri)}`.")
+    settings = config.flat()
+    run.params(settings)
+    run.describe(f"Features of `{settings['source']}` in the store `{storage.shown(store.uri)}`.")
     run.tags({"longvu.store": store.uri, "longvu.config_digest": config.digest()})
     run.tags({f"longvu.tower.{name}": digest for name, digest in store.manifest.towers.items()})
     return run
@@ -156,7 +157,7 @@ def _dataflow(
     """What takes units through all stages; the towers are handed to Ray once."""
     import ray
 
-    from pipelines.extract.dataflow import extract_units
+    from pipelines.extract.dataflow import committed, through_stages
     from pipelines.extract.decode import DecodeSettings
     from pipelines.extract.encode import EncodeSettings
 
@@ -176,8 +177,8 @@ def _dataflow(
         batch_frames=config.encode.batch_frames,
         compile=config.encode.compile,
     )
-    return functools.partial(
-        extract_units,
+    dataset = functools.partial(
+        through_stages,
         config=config,
         store=store.uri,
         run_id=run_id,
@@ -185,6 +186,7 @@ def _dataflow(
         decode=decode,
         encode=encode,
     )
+    return lambda units: committed(dataset(units))
 
 
 def _plan_fresh(config: ExtractConfig, work: Work, run_id: str) -> Iterator[Unit]:
