@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.train.run import Prepared, Run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "train_tiny_video.yaml"
+_PRELOAD = "pipelines.train.preload"
 COMMANDS = ("train", "plan", "estimate", "export")
 
 
@@ -63,16 +65,18 @@ def _train(argv: Sequence[str]) -> int:
     parser = _parser("train")
     parser.add_argument("--in-process", action="store_true", help="train in this process, without Ray")
     options = parser.parse_args(argv)
-    quiet_libraries()
-    prepared = _prepared(options)
-    run = prepared.run
+    config = load_config(TrainConfig, options.config, options.overrides)
     if options.in_process:
-        outcome = _train_here(run)
+        outcome = _train_here(_prepare(config).run)
     else:
-        from pipelines.ray_session import ray_session
+        from pipelines.ray_session import starting_ray
         from pipelines.train.worker import train_on_ray
 
-        with ray_session(run.config.workers.count * run.config.workers.cpus + 1):
+        workers = config.workers
+        with starting_ray(workers.count * workers.cpus + 1, _PRELOAD, workers.count) as ready:
+            import_module(_PRELOAD)
+            run = _prepare(config).run
+            ready()
             outcome = train_on_ray(run)
     told = ", ".join(f"{name} {outcome.metrics[name]:.4g}" for name in _TOLD if name in outcome.metrics)
     print(f"{outcome.cursor} of {outcome.num_steps} steps" + (f": {told}" if told else ""))
@@ -103,8 +107,7 @@ def _train_here(run: Run) -> Outcome:
 
 def _plan(argv: Sequence[str]) -> int:
     options = _parser("plan").parse_args(argv)
-    quiet_libraries()
-    prepared = _prepared(options)
+    prepared = _prepare(load_config(TrainConfig, options.config, options.overrides))
     plan, config = prepared.plan, prepared.run.config
     first = plan.epoch(0)
     print(prepared.manifest.summary())
@@ -121,10 +124,9 @@ def _estimate(argv: Sequence[str]) -> int:
     parser = _parser("estimate")
     parser.add_argument("--gpus", type=COUNT, metavar="N", help="default: workers.count of the configuration")
     options = parser.parse_args(argv)
-    quiet_libraries()
+    prepared = _prepare(load_config(TrainConfig, options.config, options.overrides))
     from pipelines.train.estimate import estimate
 
-    prepared = _prepared(options)
     print(estimate(prepared, options.gpus or prepared.run.config.workers.count))
     return 0
 
@@ -143,13 +145,13 @@ def _export(argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepared(options: argparse.Namespace) -> Prepared:
+def _prepare(config: TrainConfig) -> Prepared:
+    quiet_libraries()
     from jobs.ask import check_towers
     from pipelines.extract.towers import model_folder
     from pipelines.store import FeatureStore
     from pipelines.train.run import prepare
 
-    config = load_config(TrainConfig, options.config, options.overrides)
     folder = model_folder(config.model, Path(config.workdir))
     if config.data.store:
         check_towers(FeatureStore.open(config.data.store), folder)

@@ -6,18 +6,25 @@ digest, for it changes nothing but rounding: a run goes on with whatever number 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from pipelines import storage
 from pipelines.config import ON_DISK, Config, setting
-from pipelines.train.engine import EngineSettings
-from pipelines.train.manifest_builder import ManifestSettings
-from pipelines.train.media_index import Join
 from pipelines.train.plan import PlanSettings
-from pipelines.train.sentinel import WatchConfig
 from pipelines.train.stages import Stage
+
+if TYPE_CHECKING:
+    import torch
+
+
+CHUNK_TARGETS = 1024
+"""Targets whose logits exist at a time: 0.6 GiB in float32 at the largest published vocabulary."""
+
+Join = Literal["source", "content"]
+
+Policy = Literal["skip", "rewind", "halt"]
 
 
 class DataConfig(Config):
@@ -40,16 +47,6 @@ class DataConfig(Config):
     max_quarantined_fraction: float = setting(
         0.1, about="fraction of unusable rows above which nothing is trained", ge=0, le=1, in_digest=False
     )
-
-    def manifest_settings(self, max_tokens: int) -> ManifestSettings:
-        return ManifestSettings(
-            max_tokens=max_tokens,
-            on_too_long=self.on_too_long,
-            join=self.join,
-            ignore_keys=self.ignore_keys,
-            sampling=self.sampling,
-            max_quarantined_fraction=self.max_quarantined_fraction,
-        )
 
 
 class WorkersConfig(Config):
@@ -103,6 +100,52 @@ class EvaluationConfig(Config):
 
     every_steps: int = setting(500, about="steps between evaluations; the last step is always followed by one", ge=1)
     most_samples: int | None = setting(None, about="held-out samples to look at; null: all", ge=1)
+
+
+class EngineSettings(Config):
+    """How the optimiser step is computed. Results agree between kinds and ZeRO stages up to rounding."""
+
+    kind: Literal["torch", "deepspeed"] = setting("torch", about="plain torch, or DeepSpeed", in_digest=False)
+    zero_stage: Literal[0, 1, 2, 3] = setting(
+        2, about="what DeepSpeed spreads over workers: 1 moments, 2 gradients too, 3 weights too", in_digest=False
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32", about="number format of weights and activations; bfloat16 keeps float32 weights in the optimiser"
+    )
+    attention: Literal["longvu_packed_sdpa", "flash_attention_2"] = setting(
+        "longvu_packed_sdpa", about="attention of packed rows; the second needs flash-attn and a GPU", in_digest=False
+    )
+    gradient_checkpointing: bool = setting(False, about="recompute layers in the backward pass", in_digest=False)
+    chunk_targets: int = setting(CHUNK_TARGETS, about="targets whose logits exist at a time", ge=1, in_digest=False)
+    bucket_elements: int = setting(
+        200_000_000, about="gradient elements that DeepSpeed reduces at a time", ge=1, in_digest=False
+    )
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        if self.kind == "deepspeed" and self.zero_stage == 0 and self.precision == "bfloat16":
+            raise ValueError(
+                "zero_stage=0 with precision=bfloat16: DeepSpeed cannot accumulate in float32 there; use zero_stage=1"
+            )
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.float32 if self.precision == "float32" else torch.bfloat16
+
+
+class WatchConfig(Config):
+    """What happens when the loss is not a number, or spikes."""
+
+    non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
+    spike: Policy = setting("rewind", about="what to do about a loss far above those before it")
+    threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
+    least_rise: float = setting(1.0, about="nats above the median under which no loss is a spike", ge=0)
+    window: int = setting(100, about="losses that the next one is compared with", ge=8)
+    warmup: int = setting(20, about="steps before any loss is called a spike", ge=8)
+    most_refused: int = setting(20, about="batches that may be refused before the run is halted all the same", ge=0)
 
 
 class TrainConfig(Config):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.families import family_of
 from pipelines.train.families.work import RowWork
 from pipelines.train.stages import Stage

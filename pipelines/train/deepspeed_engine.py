@@ -30,13 +30,15 @@ from torch.func import functional_call
 
 from longvu_model.packing import PackedRow, SampleInputs, embed_samples, run_backbone
 from longvu_model.vision_language import EmbeddingsModel
-from pipelines.train import engine_state, stages
+from pipelines.train import engine_state, staging
 from pipelines.train.collate import Bin, filler
-from pipelines.train.engine import BinResult, Engine, EngineSettings, bin_result
+from pipelines.train.config import EngineSettings
+from pipelines.train.engine import BinResult, Engine, bin_result
 from pipelines.train.engine_state import MASTER, Piece
 from pipelines.train.families import TrainableModel
 from pipelines.train.loss import target_losses
 from pipelines.train.optimizer import adamw, fill_moments, set_learning_rates, set_steps
+from pipelines.train.stages import Stage
 
 
 class DeepSpeedEngine(Engine):
@@ -49,7 +51,7 @@ class DeepSpeedEngine(Engine):
     def __init__(
         self,
         model: TrainableModel,
-        stage: stages.Stage,
+        stage: Stage,
         settings: EngineSettings,
         device: torch.device | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class DeepSpeedEngine(Engine):
         self.module = FencedModel(model, settings.chunk_targets)
         if settings.zero_stage == 3:
             self._deepspeed.utils.set_z3_leaf_modules(self.module, [Region])
-        groups = [{**group, "peak_lr": group["lr"]} for group in stages.parameter_groups(model, stage)]
+        groups = [{**group, "peak_lr": group["lr"]} for group in staging.parameter_groups(model, stage)]
         self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
             model=self.module,
             optimizer=adamw(groups, stage),
@@ -134,7 +136,7 @@ class DeepSpeedEngine(Engine):
         with self._deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=spread):
             if self.rank:
                 return None
-            return {k: tensor.detach().cpu().clone() for k, tensor in stages.merged_state_dict(self.model).items()}
+            return {k: tensor.detach().cpu().clone() for k, tensor in staging.merged_state_dict(self.model).items()}
 
     def _losses(self, one: Bin) -> Tensor:
         return self._engine(samples=one.inputs or [filler()])
@@ -286,7 +288,7 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def configuration(stage: stages.Stage, settings: EngineSettings) -> dict[str, Any]:
+def configuration(stage: Stage, settings: EngineSettings) -> dict[str, Any]:
     """What DeepSpeed is told: the JSON of its own documentation."""
     bfloat16 = settings.precision == "bfloat16"
     return {

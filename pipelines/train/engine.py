@@ -1,4 +1,4 @@
-"""What turns bins into optimiser steps: the interface of all engines, their settings and their results.
+"""What turns bins into optimiser steps: the interface of all engines and their results.
 
 An engine owns the model's weights while it trains. Every rank gives it its own bins and the number of targets in the
 whole global batch; gradients are summed over ranks and divided by that number, so they do not depend on how the batch
@@ -12,52 +12,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 from torch import distributed as dist
 
 from longvu_model.packing import PackedRow, use_packed_attention
-from pipelines.config import Config, setting
-from pipelines.train import engine_state, stages
+from pipelines.train import engine_state
 from pipelines.train.collate import Bin
+from pipelines.train.config import EngineSettings
 from pipelines.train.engine_state import AVERAGE, MASTER, Piece
 from pipelines.train.families import TrainableModel
-from pipelines.train.loss import CHUNK_TARGETS
-
-
-class EngineSettings(Config):
-    """How the optimiser step is computed. Results agree between kinds and ZeRO stages up to rounding."""
-
-    kind: Literal["torch", "deepspeed"] = setting("torch", about="plain torch, or DeepSpeed", in_digest=False)
-    zero_stage: Literal[0, 1, 2, 3] = setting(
-        2, about="what DeepSpeed spreads over workers: 1 moments, 2 gradients too, 3 weights too", in_digest=False
-    )
-    precision: Literal["float32", "bfloat16"] = setting(
-        "float32", about="number format of weights and activations; bfloat16 keeps float32 weights in the optimiser"
-    )
-    attention: Literal["longvu_packed_sdpa", "flash_attention_2"] = setting(
-        "longvu_packed_sdpa", about="attention of packed rows; the second needs flash-attn and a GPU", in_digest=False
-    )
-    gradient_checkpointing: bool = setting(False, about="recompute layers in the backward pass", in_digest=False)
-    chunk_targets: int = setting(CHUNK_TARGETS, about="targets whose logits exist at a time", ge=1, in_digest=False)
-    bucket_elements: int = setting(
-        200_000_000, about="gradient elements that DeepSpeed reduces at a time", ge=1, in_digest=False
-    )
-
-    @model_validator(mode="after")
-    def _supported(self) -> Self:
-        if self.kind == "deepspeed" and self.zero_stage == 0 and self.precision == "bfloat16":
-            raise ValueError(
-                "zero_stage=0 with precision=bfloat16: DeepSpeed cannot accumulate in float32 there; use zero_stage=1"
-            )
-        return self
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32 if self.precision == "float32" else torch.bfloat16
+from pipelines.train.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -105,13 +71,11 @@ class Engine(ABC):
     A step is :meth:`backward`, then :meth:`update` or :meth:`discard`; all ranks take part in each of them.
 
     Args:
-        model: made ready by :func:`pipelines.train.stages.apply`; moved to ``device`` and ``settings.precision``.
+        model: made ready by :func:`pipelines.train.staging.apply`; moved to ``device`` and ``settings.precision``.
         stage: learning rates and optimiser.
     """
 
-    def __init__(
-        self, model: TrainableModel, stage: stages.Stage, settings: EngineSettings, device: torch.device
-    ) -> None:
+    def __init__(self, model: TrainableModel, stage: Stage, settings: EngineSettings, device: torch.device) -> None:
         self.model, self.stage, self.settings, self.device = model, stage, settings, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1

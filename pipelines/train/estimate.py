@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.train import costs
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.families import family_of
 from pipelines.train.families.work import RowWork
 from pipelines.train.memory import Memory, parameter_counts, step_memory, trained_count

@@ -14,7 +14,7 @@ import torch
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.provenance import Provenance
-from pipelines.train import engine_state, stages
+from pipelines.train import engine_state, staging
 from pipelines.train.checkpoint import read_commit
 from pipelines.train.config import TrainConfig
 from pipelines.train.families import TrainableModel, family_of
@@ -49,7 +49,7 @@ def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
             if name in weights:
                 parameter.copy_(weights.pop(name))
     assert not weights, f"trained parameters that the model does not have: {sorted(weights)}"
-    merged = stages.merged_state_dict(model)
+    merged = staging.merged_state_dict(model)
     plain = type(model)(model.config)
     plain.load_state_dict(merged)
     plain.generation_config = model.generation_config

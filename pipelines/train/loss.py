@@ -17,9 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from longvu_model.config import IGNORE_INDEX
-
-CHUNK_TARGETS = 1024
-"""Targets whose logits exist at a time: 0.6 GiB in float32 at the largest published vocabulary."""
+from pipelines.train.config import CHUNK_TARGETS
 
 
 def target_losses(

@@ -22,6 +22,7 @@ from pipelines.errors import UserError
 from pipelines.store import FeatureStore
 from pipelines.train.annotations import AnnotationFile, read_rows
 from pipelines.train.appraisal import Appraised, Appraiser
+from pipelines.train.config import Join
 from pipelines.train.families import Family
 from pipelines.train.manifest import (
     FORMAT_VERSION,
@@ -32,7 +33,7 @@ from pipelines.train.manifest import (
     Manifest,
     open_manifest,
 )
-from pipelines.train.media_index import Join, MediaIndex
+from pipelines.train.media_index import MediaIndex
 from pipelines.train.samples import Quarantined, Sample, Unusable, check_keys, read_sample
 
 _ROWS = 1024

@@ -11,14 +11,12 @@ import functools
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pipelines import storage
 from pipelines.store import FeatureStore
 from pipelines.store.schema import FAILED
+from pipelines.train.config import Join
 from pipelines.train.samples import Kind, MediaRef, Repair, Sample, Unusable
-
-Join = Literal["source", "content"]
 
 _EXTENSIONS: dict[Kind, tuple[str, ...]] = {
     "image": (".jpg", ".png", ".gif", ".jpeg", ".webp"),

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from pipelines.train.config import EngineSettings
 from pipelines.train.costs import adapter_weights, head_width, widths
-from pipelines.train.engine import EngineSettings
 from pipelines.train.families import family_of
 from pipelines.train.families.work import RowWork
 from pipelines.train.stages import Stage, part_of

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, or Ray's notice that a node will be taken away.
+"""Being asked to stop: SIGTERM, Ray's notice that a node will be taken away, or the driver's call.
 
 A worker that is asked finishes its step; all workers then write a checkpoint and end. Signals reach a process's main
 thread, and Ray Train runs training in another, so :func:`listen` is called on the main thread of each worker.
@@ -10,6 +10,7 @@ import signal
 import threading
 
 _asked = threading.Event()
+_called_off = threading.Event()
 
 
 class Preempted(RuntimeError):
@@ -24,6 +25,16 @@ def listen() -> None:
 def asked() -> bool:
     """Whether this process was asked to stop, or its node will be taken away."""
     return _asked.is_set() or _node_drains()
+
+
+def call_off() -> None:
+    """What a driver runs in its workers, which go on being its own, when it is asked to stop itself."""
+    _called_off.set()
+
+
+def called_off() -> bool:
+    """Whether the driver wants this worker to stop."""
+    return _called_off.is_set()
 
 
 def _node_drains() -> bool:

@@ -16,13 +16,13 @@ import torch
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.store import FeatureStore
-from pipelines.train import checkpoint, stages
+from pipelines.train import checkpoint, staging
 from pipelines.train.annotations import AnnotationFile, annotation_files
 from pipelines.train.config import TrainConfig
 from pipelines.train.families import Family, TrainableModel, family_of, family_of_folder
 from pipelines.train.families.films import Films
 from pipelines.train.manifest import Manifest
-from pipelines.train.manifest_builder import build_manifest
+from pipelines.train.manifest_builder import ManifestSettings, build_manifest
 from pipelines.train.plan import TrainingPlan
 
 RUN_FILE = "run.json"
@@ -93,7 +93,7 @@ def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
 
     def manifest_of(chosen: list[AnnotationFile]) -> Manifest:
         root = storage.join(storage.resolve(config.output), "train", "manifests")
-        found = build_manifest(root, chosen, family, store, config.data.manifest_settings(config.token_budget))
+        found = build_manifest(root, chosen, family, store, manifest_settings(config))
         if found.num_online and not config.data.online:
             raise UserError(
                 f"data.online=false, and {found.num_online} of {len(found)} samples of {chosen[0].uri} have media that "
@@ -121,6 +121,18 @@ def open_family(config: TrainConfig, folder: Path, model_config: Any, store: Fea
     """The family of a model as the stage sets it, with its tokenizers and what the data add."""
     films = Films(store, config.data.subtitles) if config.data.subtitles else None
     return family_of(model_config).open(folder, model_config, config.stage, films)
+
+
+def manifest_settings(config: TrainConfig) -> ManifestSettings:
+    data = config.data
+    return ManifestSettings(
+        max_tokens=config.token_budget,
+        on_too_long=data.on_too_long,
+        join=data.join,
+        ignore_keys=data.ignore_keys,
+        sampling=data.sampling,
+        max_quarantined_fraction=data.max_quarantined_fraction,
+    )
 
 
 def training_plan(config: TrainConfig, manifest: Manifest) -> TrainingPlan:
@@ -155,7 +167,7 @@ def staged_model(config: TrainConfig, folder: Path, *, weights: bool = True) -> 
                 model = make(model_config)
     except (OSError, ValueError) as error:
         raise UserError(f"model={folder}: {error}") from None
-    stages.apply(model, config.stage)
+    staging.apply(model, config.stage)
     return model  # type: ignore[no-any-return]  # of the family's class
 
 

@@ -19,28 +19,16 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from pipelines.config import Config, setting
-from pipelines.train.engine import SampleLoss
+from pipelines.train.config import Policy, WatchConfig
 
-Policy = Literal["skip", "rewind", "halt"]
+if TYPE_CHECKING:
+    from pipelines.train.engine import SampleLoss
 
 _MAD_TO_STD = 1.4826
 _LEAST_SPREAD = 0.02  # of the median: the losses of a model that has learned all there is hardly differ
 _MOST_NAMED = 8
-
-
-class WatchConfig(Config):
-    """What happens when the loss is not a number, or spikes."""
-
-    non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
-    spike: Policy = setting("rewind", about="what to do about a loss far above those before it")
-    threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
-    least_rise: float = setting(1.0, about="nats above the median under which no loss is a spike", ge=0)
-    window: int = setting(100, about="losses that the next one is compared with", ge=8)
-    warmup: int = setting(20, about="steps before any loss is called a spike", ge=8)
-    most_refused: int = setting(20, about="batches that may be refused before the run is halted all the same", ge=0)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch import distributed as dist
 
 from longvu_model.packing import packed_forward
-from pipelines.train import engine_state, stages
+from pipelines.train import engine_state, staging
 from pipelines.train.collate import Bin
-from pipelines.train.engine import BinResult, Engine, EngineSettings, bin_result
+from pipelines.train.config import EngineSettings
+from pipelines.train.engine import BinResult, Engine, bin_result
 from pipelines.train.engine_state import MASTER, Piece
 from pipelines.train.families import TrainableModel
 from pipelines.train.loss import target_losses
 from pipelines.train.optimizer import adamw, fill_moments, set_learning_rates, set_steps
+from pipelines.train.stages import Stage
 
 
 class TorchEngine(Engine):
@@ -27,7 +29,7 @@ class TorchEngine(Engine):
     def __init__(
         self,
         model: TrainableModel,
-        stage: stages.Stage,
+        stage: Stage,
         settings: EngineSettings,
         device: torch.device | None = None,
     ) -> None:
@@ -35,7 +37,7 @@ class TorchEngine(Engine):
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
         groups = [
             {"params": [self.masters[name] for name in group["names"]], "lr": group["lr"], "peak_lr": group["lr"]}
-            for group in stages.parameter_groups(model, stage)
+            for group in staging.parameter_groups(model, stage)
         ]
         self.optimizer = adamw(groups, stage)
         fill_moments(self.optimizer, self.masters.values())
@@ -98,7 +100,7 @@ class TorchEngine(Engine):
     def consolidated_state_dict(self) -> dict[str, Tensor] | None:
         if self.rank:
             return None
-        return {name: tensor.detach().cpu().clone() for name, tensor in stages.merged_state_dict(self.model).items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in staging.merged_state_dict(self.model).items()}
 
     def _reduce(self) -> None:
         """Sum the gradients of all ranks, once; parameters that no bin used get zeros, as their moments must decay."""

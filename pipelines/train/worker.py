@@ -7,20 +7,20 @@ worker normally and is raised again by the driver: starting such a worker again 
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import JobStopped, Terminated, UserError
+from pipelines.errors import JobStopped, UserError
+from pipelines.train.preemption import call_off
 
 if TYPE_CHECKING:
     from pipelines.train.loop import Outcome
     from pipelines.train.run import Run
+    from pipelines.train.trainer import DriverTrainer
 
 _STOP_WITHIN_S = 120.0
 
@@ -42,21 +42,15 @@ def train_on_ray(run: Run) -> Outcome:
         UserError: what a worker could not use.
         JobStopped: training halted, cannot write, or its workers died too often.
     """
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from pipelines.train.trainer import DriverTrainer, ListeningConfig, LocalTrainer
 
     workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
-    # Workers that died go on waiting for it, in the actor's eyes.
-    waiting = workers.count * (workers.restarts + 1)
-    # On the driver's node: were it lost with another one, all workers would take that for a call to stop.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    bell = ray.remote(num_cpus=0)(_Bell).options(max_concurrency=waiting + 2, scheduling_strategy=here).remote()
-    signal.signal(signal.SIGTERM, _terminate)  # Ray replaced the command line's handler when it started
-    trainer = _trainer_class()(
-        train_worker,
-        train_loop_config={"run": run, "bell": bell},
-        torch_config=_torch_config(workers.gpus > 0),
+    trainer = (DriverTrainer if "RAY_ADDRESS" in os.environ else LocalTrainer)(
+        train_worker,  # type: ignore[arg-type]  # whose value Ray hands on
+        train_loop_config={"run": run},
+        torch_config=ListeningConfig(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
@@ -71,14 +65,14 @@ def train_on_ray(run: Run) -> Outcome:
             ),
         ),
     )
-    result = _fit(trainer.fit, lambda: ray.get(bell.ring.remote()))  # type: ignore[attr-defined]
+    result = _fit(trainer)
     told = result.return_value
     if isinstance(told, _Refusal):
         raise (JobStopped if told.stopped else UserError)(told.message)
     return told
 
 
-def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
+def _fit(trainer: DriverTrainer) -> Any:
     """Call ``fit`` in a thread, so that a signal reaches this one, which then asks the workers to stop."""
     from ray.train import TrainingFailedError
 
@@ -87,7 +81,7 @@ def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
 
     def call() -> None:
         try:
-            outcome["result"] = fit()
+            outcome["result"] = trainer.fit()
         except BaseException as error:
             outcome["error"] = error
         finally:
@@ -98,8 +92,9 @@ def _fit(fit: Callable[[], Any], ask_to_stop: Callable[[], Any]) -> Any:
         while not ended.wait(0.5):
             pass
     except BaseException:
-        ask_to_stop()
-        ended.wait(_STOP_WITHIN_S)
+        late_s = time.monotonic() + _STOP_WITHIN_S
+        while not ended.wait(0.5) and time.monotonic() < late_s:
+            trainer.on_workers(call_off)  # again and again: workers may just be starting
         raise
     error = outcome.get("error")
     if isinstance(error, TrainingFailedError):
@@ -118,18 +113,15 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
     from pipelines.train.engine_state import CheckpointMismatch
     from pipelines.train.loop import train
     from pipelines.train.materials import make_materials
-    from pipelines.train.preemption import Preempted, asked
+    from pipelines.train.preemption import Preempted, asked, called_off
     from pipelines.train.world import World
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     run: Run = arguments["run"]
-    rung = arguments["bell"].wait.remote()
 
     def notice() -> str:
-        if asked():
-            return "preempted"
-        return "stop" if ray.wait([rung], timeout=0)[0] else ""
+        return "preempted" if asked() else "stop" if called_off() else ""
 
     world, materials, problem = World(), None, None
     try:
@@ -146,53 +138,3 @@ def train_worker(arguments: dict[str, Any]) -> Outcome | _Refusal:
     if outcome.notice == "preempted":
         raise Preempted(f"asked to go at step {outcome.cursor}, which is saved")
     return outcome
-
-
-class _Bell:
-    """An actor by which the driver tells the workers to stop."""
-
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
-
-    async def ring(self) -> None:
-        self._rung.set()
-
-    async def wait(self) -> bool:
-        return await self._rung.wait()
-
-
-def _terminate(_: int, __: object) -> None:
-    raise Terminated
-
-
-def _trainer_class() -> type[Any]:
-    """Ray's trainer; without a dashboard, also without the actor that asks it every second whether the run lives."""
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-
-    class LocalTrainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
-
-    return TorchTrainer if "RAY_ADDRESS" in os.environ else LocalTrainer
-
-
-def _torch_config(gpus: bool) -> Any:
-    """Ray's process group, plus a handler for SIGTERM on the main thread of every worker."""
-    from ray.train.torch import TorchConfig
-    from ray.train.torch.config import _TorchBackend
-
-    class Backend(_TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            from pipelines.train.preemption import listen
-
-            super().on_start(worker_group, backend_config)
-            worker_group.execute(listen)
-
-    class Config(TorchConfig):
-        @property
-        def backend_cls(self) -> type[Backend]:
-            return Backend
-
-    return Config(backend="nccl" if gpus else "gloo")

@@ -20,7 +20,7 @@ import torch
 from pipelines import storage
 from pipelines.train.checkpoint import Progress
 from pipelines.train.checkpoint_writer import CheckpointWriter
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.torch_engine import TorchEngine
 from pipelines.train.world import World
 from tests.pipelines.train import problem

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from pipelines.train.engine import Engine, EngineSettings
+from pipelines.train.config import EngineSettings
+from pipelines.train.engine import Engine
 from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.train import problem
 

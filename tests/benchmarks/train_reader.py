@@ -41,10 +41,10 @@ from pipelines.extract.commit import unit_tables
 from pipelines.extract.config import ExtractConfig, FeatureConfig
 from pipelines.extract.towers import load_towers
 from pipelines.store import FeatureSpec, FeatureStore, StoreManifest, commit_unit
-from pipelines.train import stages
+from pipelines.train import stages, staging
 from pipelines.train.annotations import AnnotationFile
 from pipelines.train.collate import collate
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.families import LongVUFamily
 from pipelines.train.manifest_builder import ManifestSettings, build_manifest
 from pipelines.train.online import OnlineEncoder
@@ -133,7 +133,7 @@ def train(
     """Two epochs, the first only to warm up."""
     model = LongVUForConditionalGeneration.from_pretrained(model_folder)
     settings = stages.video_stage(max_sequence_length=1024)
-    stages.apply(model, settings)
+    staging.apply(model, settings)
     family = LongVUFamily.open(model_folder, model.config, settings)
     file = AnnotationFile(f"file://{corpus.annotations}", f"file://{corpus.directory}")
     manifest = build_manifest(str(folder), [file], family, store, ManifestSettings(2048))

@@ -21,9 +21,9 @@ from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.packing import FLASH, PACKED_SDPA
 from longvu_model.presets import PRESETS
 from longvu_model.sight import Media
-from pipelines.train import costs, stages
+from pipelines.train import costs, stages, staging
 from pipelines.train.collate import collate
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.estimate import GPUS
 from pipelines.train.families.longvu_costs import sample_work
 from pipelines.train.families.work import RowWork
@@ -102,7 +102,7 @@ def build(preset: str, device: torch.device, settings: EngineSettings) -> TorchE
             model = LongVUForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(default)
-    stages.apply(model, stage)
+    staging.apply(model, stage)
     return TorchEngine(model, stage, settings, device)
 
 

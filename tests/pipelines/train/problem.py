@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from longvu_model.config import IGNORE_INDEX
 from longvu_model.modeling import LongVUForConditionalGeneration
-from pipelines.train import stages
+from pipelines.train import stages, staging
 from pipelines.train.collate import Bin, collate
 from pipelines.train.engine import Engine, StepResult
 from pipelines.train.prepared import PreparedSample
@@ -30,7 +30,7 @@ def stage(**changes: Any) -> stages.Stage:
 
 def model(settings: stages.Stage | None = None, **changes: Any) -> LongVUForConditionalGeneration:
     built = small_model(**changes)
-    stages.apply(built, settings or stage())
+    staging.apply(built, settings or stage())
     return built
 
 

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from longvu_model.presets import PRESETS, random_model, tiny
 from longvu_model.sight import Media
-from pipelines.train import costs, stages
+from pipelines.train import costs, stages, staging
 from pipelines.train.collate import Bin, collate
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.families.longvu_costs import sample_work
 from pipelines.train.families.work import RowWork
 from pipelines.train.memory import Memory, parameter_counts, step_memory
@@ -94,7 +94,7 @@ def tiny_engine(stage_name: str = "video", **changes: Any) -> TorchEngine:
     make = stages.video_stage if stage_name == "video" else stages.image_stage
     stage = make(max_sequence_length=1024, **changes)
     model = random_model(tiny(stage_name))
-    stages.apply(model, stage)
+    staging.apply(model, stage)
     return TorchEngine(model, stage, EngineSettings(**settings))
 
 

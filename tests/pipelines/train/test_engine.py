@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from longvu_model.presets import random_model, tiny
-from pipelines.train import engine_state, stages
+from pipelines.train import engine_state, stages, staging
 from pipelines.train.collate import collate
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.prepared import PreparedSample
 from pipelines.train.torch_engine import TorchEngine
 from tests.pipelines.train import problem
@@ -36,7 +36,7 @@ def test_overfits_one_batch(checkpointing: bool) -> None:
     """The tiny preset learns a batch of text, picture and video by heart."""
     stage = stages.video_stage(learning_rate=3e-3, max_sequence_length=1024, schedule="constant")
     model = random_model(tiny())
-    stages.apply(model, stage)
+    staging.apply(model, stage)
     one = TorchEngine(model, stage, EngineSettings(gradient_checkpointing=checkpointing))
     bins = [[tiny_sample(0, "video"), tiny_sample(1, "text")], [tiny_sample(2, "image")]]
     share = [collate(samples, one.device, torch.float32) for samples in bins]

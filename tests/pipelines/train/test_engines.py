@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pipelines.train import stages
 from pipelines.train.collate import Bin
-from pipelines.train.engine import Engine, EngineSettings
+from pipelines.train.config import EngineSettings
+from pipelines.train.engine import Engine
 from pipelines.train.engine_state import CheckpointMismatch, consolidate
 from pipelines.train.stages import LoraSettings
 from pipelines.train.torch_engine import TorchEngine

@@ -8,7 +8,7 @@ import pytest
 
 from longvu_model.presets import PRESETS
 from pipelines.errors import UserError
-from pipelines.train.engine import EngineSettings
+from pipelines.train.config import EngineSettings
 from pipelines.train.estimate import GPUS, Estimate, estimate, estimate_rows
 from pipelines.train.families.longvu_costs import sample_work
 from pipelines.train.run import prepare

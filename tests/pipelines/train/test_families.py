@@ -24,9 +24,9 @@ from pipelines.extract.config import ExtractConfig
 from pipelines.extract.towers import load_towers
 from pipelines.train.annotations import AnnotationFile
 from pipelines.train.collate import collate
-from pipelines.train.config import TrainConfig
+from pipelines.train.config import EngineSettings, TrainConfig
 from pipelines.train.costs import step_flops
-from pipelines.train.engine import Engine, EngineSettings
+from pipelines.train.engine import Engine
 from pipelines.train.evaluation import guesses, wanted
 from pipelines.train.families import Family, TrainableModel, family_of
 from pipelines.train.families.base import Watchers

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.train.media_index import Join, MediaIndex
+from pipelines.train.config import Join
+from pipelines.train.media_index import MediaIndex
 from pipelines.train.samples import Kind, MediaRef, Repair, Unusable
 from tests.pipelines.train.conftest import Library
 

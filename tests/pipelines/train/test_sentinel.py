@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from pipelines.train.config import WatchConfig
 from pipelines.train.engine import SampleLoss
-from pipelines.train.sentinel import Sentinel, WatchConfig, robust_score
+from pipelines.train.sentinel import Sentinel, robust_score
 
 WATCH = WatchConfig(non_finite="halt", spike="rewind", threshold=8, window=40, warmup=20)
 

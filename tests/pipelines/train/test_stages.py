@@ -12,8 +12,8 @@ from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.presets import PRESETS
 from pipelines.config import ConfigError, load_config
 from pipelines.errors import UserError
-from pipelines.train import stages
-from pipelines.train.engine import EngineSettings
+from pipelines.train import stages, staging
+from pipelines.train.config import EngineSettings
 from pipelines.train.stages import LoraSettings, Stage, image_stage, part_of, video_stage
 from pipelines.train.torch_engine import TorchEngine
 from tests.model.builders import small_config, small_model
@@ -41,7 +41,7 @@ def test_both_stages_give_the_grids_of_the_presets(preset: str) -> None:
     limit = PRESETS[preset]().max_sequence_length
     for name, stage in (("image", image_stage), ("video", video_stage)):
         model, expected = meta_model(PRESETS[preset]("image")), PRESETS[preset](name)
-        stages.apply(model, stage(max_sequence_length=limit))
+        staging.apply(model, stage(max_sequence_length=limit))
         fields = ("full_grid", "query_grids", "low_grid", "mixed_resolution", "dino_threshold", "drop_threshold")
         fields += ("max_sequence_length",)
         mine, theirs = ({field: getattr(config, field) for field in fields} for config in (model.config, expected))
@@ -80,7 +80,7 @@ def test_from_576_to_144_tokens_only_position_tables_are_new() -> None:
         model = small_model(full_grid=6, mixed_resolution=False)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         assert not any("pos_embed" in name for name in before)
-        stages.apply(model, video_stage(seed=seed, max_sequence_length=200))
+        staging.apply(model, video_stage(seed=seed, max_sequence_length=200))
         after = model.state_dict()
         added = {name: tensor for name, tensor in after.items() if name not in before}
         assert len(added) == 4 and all(
@@ -97,9 +97,9 @@ def test_from_576_to_144_tokens_only_position_tables_are_new() -> None:
     engine = TorchEngine(model, video_stage(max_sequence_length=200), EngineSettings())
     bins = problem.global_batch(0, 2)
     assert math.isfinite(engine.step(problem.dealt(bins), problem.targets(bins)).loss)
-    stages.apply(model, video_stage(max_sequence_length=200))  # once more: nothing left to do
+    staging.apply(model, video_stage(max_sequence_length=200))  # once more: nothing left to do
     with pytest.raises(UserError, match="windows of 4 tower tokens and the stage asks for 1"):
-        stages.apply(model, image_stage())
+        staging.apply(model, image_stage())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_frozen_parts_keep_their_bits_and_the_others_learn(frozen: tuple[stages.
 
 def test_learning_rates_by_part() -> None:
     stage = problem.stage(part_learning_rates={"projector": 3e-4, "aggregator": 3e-4, "newline": 1e-3})
-    groups = stages.parameter_groups(problem.model(stage), stage)
+    groups = staging.parameter_groups(problem.model(stage), stage)
     rates = {part: group["lr"] for group in groups for part in group["parts"]}
     assert rates == {
         "aggregator": 3e-4, "projector": 3e-4, "newline": 1e-3,
@@ -156,7 +156,7 @@ def test_adapters_learn_instead_of_the_language_model() -> None:
 
     # Merged, it is a plain model that computes the same.
     plain = LongVUForConditionalGeneration(model.config)
-    plain.load_state_dict(stages.merged_state_dict(model))
+    plain.load_state_dict(staging.merged_state_dict(model))
     ids = torch.arange(12)[None]
     with torch.no_grad():
         model.eval()
@@ -167,15 +167,15 @@ def test_adapters_learn_instead_of_the_language_model() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="nothing is left to train"):
-        stages.apply(small_model(), video_stage(frozen=LONGVU_PARTS))
+        staging.apply(small_model(), video_stage(frozen=LONGVU_PARTS))
     with pytest.raises(UserError, match="bridge: this model's parts are aggregator, embeddings"):
-        stages.apply(small_model(), video_stage(frozen=("towers", "bridge")))
+        staging.apply(small_model(), video_stage(frozen=("towers", "bridge")))
     with pytest.raises(UserError, match="one tensor; name both"):
-        stages.apply(small_model(backbone="llama"), video_stage(frozen=("towers", "head")))
+        staging.apply(small_model(backbone="llama"), video_stage(frozen=("towers", "head")))
     with pytest.raises(UserError, match="must divide the towers' grid of 6"):
-        stages.apply(small_model(), video_stage(full_grid=4))
+        staging.apply(small_model(), video_stage(full_grid=4))
     with pytest.raises(UserError, match="no such layers"):
-        stages.apply(small_model(), video_stage(lora=LoraSettings(targets=("qkv",))))
+        staging.apply(small_model(), video_stage(lora=LoraSettings(targets=("qkv",))))
     with pytest.raises(ValueError, match="belongs to none of the parts"):
         part_of("model.decoder.weight")
     for wrong, message in (
