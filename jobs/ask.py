@@ -11,11 +11,10 @@ from typing import Any
 from jobs.checkpoint import checkpoint_folder, device_of, note_random_weights
 from jobs.terminal import Progress, note, note_damage, quiet_libraries
 from longvu_model.video import FrameSampling
-from pipelines import storage
 from pipelines.engine import Engine, EngineConfig, SamplingParams
 from pipelines.errors import UserError
-from pipelines.extract.towers import family_of, fingerprint, load_towers
-from pipelines.store import FeatureStore, StoreError
+from pipelines.extract.towers import check_towers
+from pipelines.store import FeatureStore
 from pipelines.video_models import Prompt, VideoModel, WatchedMedia, load_video_model
 
 
@@ -70,33 +69,3 @@ def _answer(model: VideoModel, prompt: Prompt, max_new_tokens: int) -> str:
     longest = min(model.max_length, len(prompt) + max_new_tokens)
     with contextlib.closing(Engine(model, EngineConfig(slots=1, max_length=longest))) as engine:
         return engine.submit(prompt, SamplingParams(max_tokens=max_new_tokens)).result().text.strip()
-
-
-def check_towers(store: FeatureStore, folder: Path) -> None:
-    """Ensure that a store was made with the towers of a checkpoint, and with pixels made as it takes them.
-
-    Raises:
-        StoreError: it was not; names what differs.
-    """
-    if store.manifest.model.get("fingerprint") == fingerprint(folder):
-        return
-    made_with = f"use the checkpoint it was made with ({store.manifest.model.get('name', 'see its store.json')})"
-    family = family_of(folder)
-    lacking = store.manifest.towers.keys() - {feature.name for feature in family.features}
-    if lacking:
-        raise StoreError(
-            f"{storage.shown(store.uri)} has features of {', '.join(sorted(lacking))}, which {family.name} "
-            f"({folder}) does not have: {made_with}"
-        )
-    bundle = load_towers(folder, tuple(store.manifest.towers))
-    for name, digest in store.manifest.towers.items():
-        if bundle.digest(name) != digest:
-            raise StoreError(
-                f"{storage.shown(store.uri)} was made with another {name} tower than that of {folder}: {made_with}"
-            )
-        pixels = store.manifest.preprocessing.get(name)
-        if pixels is not None and pixels != bundle.preprocessing(name):
-            raise StoreError(
-                f"{storage.shown(store.uri)} was made with other pixels for the {name} tower than {folder} takes: "
-                f"{made_with}"
-            )

@@ -12,13 +12,13 @@ Exit codes: 0 done, 2 a mistake in the command or its data, 3 more failed questi
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.cli import Parser
+from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
 from pipelines.config import load_config, reference
 from pipelines.errors import UserError, run_cli
@@ -105,23 +105,16 @@ def _check_store(config: EvaluateConfig, folder: Path | None) -> None:
     """Libraries that take seconds to import are needed only where something is asked."""
     quiet_libraries()
     if config.store is not None and folder is not None:
-        from jobs.ask import check_towers
+        from pipelines.extract.towers import check_towers
         from pipelines.store import FeatureStore
 
         check_towers(FeatureStore.open(config.store), folder)
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="longvu eval",
-        description=__doc__,
-        epilog="settings and their defaults:\n  " + "\n  ".join(reference(EvaluateConfig)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="default: eval_tiny.yaml")
+def _parser() -> SettingsParser:
+    parser = SettingsParser("longvu eval", __doc__, EvaluateConfig, DEFAULT_CONFIG)
     parser.add_argument("--tasks", action="store_true", help="list the benchmarks and how their files must lie")
     parser.add_argument("--in-process", action="store_true", help="answer in this process, without Ray")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     return parser
 
 

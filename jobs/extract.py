@@ -7,14 +7,14 @@ because storage or the cluster gave out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import Parser, checked
+from jobs.cli import checked
+from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
-from pipelines.config import load_config, reference
+from pipelines.config import load_config
 from pipelines.errors import run_cli
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.estimate import estimate
@@ -24,16 +24,8 @@ from pipelines.extract.work import find_work
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "extract_tiny.yaml"
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        prog="longvu extract",
-        description=__doc__,
-        epilog="settings and their defaults:\n  " + "\n  ".join(reference(ExtractConfig)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="default: extract_tiny.yaml"
-    )
+def build_parser() -> SettingsParser:
+    parser = SettingsParser("longvu extract", __doc__, ExtractConfig, DEFAULT_CONFIG)
     parser.add_argument(
         "--retry-quarantined", action="store_true", help="also do what failed before, for example with new settings"
     )
@@ -46,7 +38,6 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--price-per-hour", type=PRICE, metavar="P", help="for --dry-run: price of the whole cluster, in any currency"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     return parser
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jobs.ask import check_towers
 from jobs.checkpoint import checkpoint_folder, device_of
 from jobs.terminal import note_damage, quiet_libraries
 from longvu_model.towers import DinoTower
@@ -13,7 +12,7 @@ from longvu_model.video import FrameSampling
 from pipelines import storage
 from pipelines.contact_sheet import contact_sheet
 from pipelines.errors import UserError
-from pipelines.extract.towers import load_towers
+from pipelines.extract.towers import check_towers, load_towers
 from pipelines.scored_frames import score_video, stored_frames
 from pipelines.store import FeatureStore
 

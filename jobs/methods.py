@@ -6,7 +6,6 @@ accuracy against visual tokens per video with error bars, and the numbers. What 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -14,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import Parser
+from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
-from pipelines.config import load_config, reference
+from pipelines.config import load_config
 from pipelines.errors import run_cli
 from pipelines.evaluate.methods import MethodsConfig, compare_methods, print_methods
 
@@ -59,16 +58,9 @@ def evaluated(config: EvaluateConfig, in_process: bool) -> Results:
     return evaluate(prepare(config, model_folder(config.model, Path(config.workdir))), in_process=in_process).results
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="longvu compare-methods",
-        description=__doc__,
-        epilog="settings and their defaults:\n  " + "\n  ".join(reference(MethodsConfig)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, metavar="YAML", help="settings, such as jobs/configs/methods_tiny.yaml")
+def _parser() -> SettingsParser:
+    parser = SettingsParser("longvu compare-methods", __doc__, MethodsConfig)
     parser.add_argument("--in-process", action="store_true", help="answer in this process, without Ray")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     return parser
 
 

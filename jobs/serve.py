@@ -7,7 +7,6 @@ OpenAI's own: base_url http://HOST:PORT/v1, the API key, and the video as a vide
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -21,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.cli import Parser
+from jobs.settings import SettingsParser
 from jobs.terminal import note, quiet_libraries
-from pipelines.config import load_config, reference
+from pipelines.config import load_config
 from pipelines.errors import run_cli
 from pipelines.serve.config import ServeConfig
 
@@ -60,17 +59,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def build_parser() -> Parser:
-    parser = Parser(
-        prog="longvu serve",
-        description=__doc__,
-        epilog="settings and their defaults:\n  " + "\n  ".join(reference(ServeConfig)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="default: serve_tiny.yaml")
+def build_parser() -> SettingsParser:
+    parser = SettingsParser("longvu serve", __doc__, ServeConfig, DEFAULT_CONFIG)
     parser.add_argument("--ui", action="store_true", help="a chat page at /ui; user any, password the API key")
     parser.add_argument("--new-key", action="store_true", help="print a fresh API key with its entry, and end")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     return parser
 
 
@@ -91,8 +83,8 @@ def prepared(config: ServeConfig) -> ServeConfig:
     Raises:
         UserError: no such checkpoint, or a store made with other towers.
     """
-    from jobs.ask import check_towers
     from jobs.checkpoint import checkpoint_folder
+    from pipelines.extract.towers import check_towers
     from pipelines.store import FeatureStore
 
     models = []

@@ -11,7 +11,6 @@ Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted it
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import COUNT, FOLDER, Parser
+from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
 from pipelines import storage
-from pipelines.config import load_config, reference
+from pipelines.config import load_config
 from pipelines.errors import TERMINATED_EXIT, run_cli
 from pipelines.train.config import TrainConfig
 
@@ -147,8 +147,7 @@ def _export(argv: Sequence[str]) -> int:
 
 def _prepare(config: TrainConfig) -> Prepared:
     quiet_libraries()
-    from jobs.ask import check_towers
-    from pipelines.extract.towers import model_folder
+    from pipelines.extract.towers import check_towers, model_folder
     from pipelines.store import FeatureStore
     from pipelines.train.run import prepare
 
@@ -158,18 +157,8 @@ def _prepare(config: TrainConfig) -> Prepared:
     return prepare(config, folder)
 
 
-def _parser(command: str) -> Parser:
-    parser = Parser(
-        prog=f"longvu {command}",
-        description=__doc__,
-        epilog="settings and their defaults:\n  " + "\n  ".join(reference(TrainConfig)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="YAML", help="default: train_tiny_video.yaml"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
-    return parser
+def _parser(command: str) -> SettingsParser:
+    return SettingsParser(f"longvu {command}", __doc__, TrainConfig, DEFAULT_CONFIG)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extract.families import Family, Feature, FramePixels, Kind, family, family_name
+from pipelines.store import FeatureStore, StoreError
 from pipelines.store.features import FeatureSpec
 
 if TYPE_CHECKING:
@@ -134,6 +136,36 @@ def family_of(folder: Path) -> Family:
         UserError: the folder holds no checkpoint of a known family.
     """
     return family(_family_name(folder))
+
+
+def check_towers(store: FeatureStore, folder: Path) -> None:
+    """Ensure that a store was made with the towers of a checkpoint, and with pixels made as it takes them.
+
+    Raises:
+        StoreError: it was not; names what differs.
+    """
+    if store.manifest.model.get("fingerprint") == fingerprint(folder):
+        return
+    made_with = f"use the checkpoint it was made with ({store.manifest.model.get('name', 'see its store.json')})"
+    family = family_of(folder)
+    lacking = store.manifest.towers.keys() - {feature.name for feature in family.features}
+    if lacking:
+        raise StoreError(
+            f"{storage.shown(store.uri)} has features of {', '.join(sorted(lacking))}, which {family.name} "
+            f"({folder}) does not have: {made_with}"
+        )
+    bundle = load_towers(folder, tuple(store.manifest.towers))
+    for name, digest in store.manifest.towers.items():
+        if bundle.digest(name) != digest:
+            raise StoreError(
+                f"{storage.shown(store.uri)} was made with another {name} tower than that of {folder}: {made_with}"
+            )
+        pixels = store.manifest.preprocessing.get(name)
+        if pixels is not None and pixels != bundle.preprocessing(name):
+            raise StoreError(
+                f"{storage.shown(store.uri)} was made with other pixels for the {name} tower than {folder} takes: "
+                f"{made_with}"
+            )
 
 
 def _family_name(folder: Path) -> str:

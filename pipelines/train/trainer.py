@@ -8,6 +8,7 @@ driver anyway, so it runs there; the trainer is given no data sets; the rest is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,9 @@ class DriverTrainer(TorchTrainer):
     def on_workers(self, function: Callable[[], None]) -> None:
         """Run a function on the main thread of every worker there is, and wait for none of them."""
         group = self._controller and self._controller.get_worker_group()
-        for worker in group.get_workers() if group and group.has_started() else []:
-            worker.execute_async(function)
+        with contextlib.suppress(ValueError):  # it has just ended, or not yet begun
+            for worker in group.get_workers() if group else []:
+                worker.execute_async(function)
 
     def _create_default_callbacks(self) -> list[Any]:
         not_needed = (DatasetsCallback, PlacementGroupCleanerCallback)

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs.ask import check_towers
 from jobs.extract import main as extract
 from longvu_model.presets import build_preset
 from longvu_model.subtitles import Subtitle
@@ -26,7 +25,7 @@ from pipelines.config import load_config
 from pipelines.errors import UserError
 from pipelines.extract.config import ExtractConfig
 from pipelines.extract.estimate import estimate
-from pipelines.extract.towers import load_towers
+from pipelines.extract.towers import check_towers, load_towers
 from pipelines.extract.work import find_work
 from pipelines.store import FeatureStore, StoreError, compact
 from pipelines.video_models import llamavid as llamavid_module
