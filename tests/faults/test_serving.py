@@ -64,12 +64,13 @@ def test_a_client_that_leaves_frees_its_slot(endpoint: LiveEndpoint) -> None:
     next(iter(stream))
     stream.close()
     wait_for(lambda: endpoint.metric("longvu_cancelled_total") == before + 1)
+    wait_for(lambda: not endpoint.metric("longvu_active_slots"))
     # And one that waits for the whole answer.
     connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=60)
     body = json.dumps({**request, "max_tokens": LONG})
     headers = {"Authorization": f"Bearer {endpoint.key}", "Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", body, headers)
-    wait_for(lambda: endpoint.metric("longvu_ongoing_tokens"))
+    wait_for(lambda: endpoint.metric("longvu_active_slots"))
     connection.close()
     wait_for(lambda: endpoint.metric("longvu_cancelled_total") == before + 2)
     wait_for(lambda: not endpoint.metric("longvu_ongoing_tokens"))
