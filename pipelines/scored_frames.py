@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from longvu_model.frame_selection import WINDOW_FRAMES, keep_frames, window_similarity
-from longvu_model.image_processing import preprocess_frames
-from longvu_model.towers import DinoTower
 from longvu_model.video import FrameSampling, iter_frame_blocks
 from pipelines import storage
 from pipelines.store import FeatureStore, StoreError
 from pipelines.store.schema import SELECTING
+
+if TYPE_CHECKING:
+    from longvu_model.towers import DinoTower
 
 THUMBNAIL_PX = 240
 
@@ -61,6 +62,8 @@ def score_video(
         VideoError: the video cannot be decoded.
         ValueError: the sampling rule does not fit the video.
     """
+    from longvu_model.image_processing import preprocess_frames  # seconds, which stored frames do not need
+
     thumbnails: list[Image.Image] = []
     times_s: list[NDArray[np.float64]] = []
     stream = iter_frame_blocks(source, FrameSampling.parse(sampling), block_frames=WINDOW_FRAMES)
