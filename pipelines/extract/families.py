@@ -82,13 +82,13 @@ class Family:
     Args:
         name: for people.
         config_class: of its configuration in our layout.
-        official: module that reads checkpoints in the published layout.
+        official: name of the module that reads checkpoints in the published layout; it imports the whole model.
         features: in the order of their columns.
     """
 
     name: str
     config_class: Any
-    official: Any
+    official: str
     features: tuple[Feature, ...]
 
     def feature(self, name: str) -> Feature:
@@ -119,7 +119,7 @@ class Family:
     def read_config(self, folder: Path) -> Any:
         """The configuration of a checkpoint of this family, in either layout, without its weights."""
         if self.is_published(folder):
-            return self.official.read_config(folder)
+            return import_module(self.official).read_config(folder)
         return self.config_class.from_pretrained(folder)
 
 

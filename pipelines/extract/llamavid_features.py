@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from longvu_model.llamavid import official
 from longvu_model.llamavid.config import LlamaVidConfig
 from longvu_model.llamavid.towers import EvaTower
 from longvu_model.tower_pixels import TowerPixels
@@ -34,7 +33,7 @@ def _tower(config: LlamaVidConfig, kind: Kind) -> Tower:
 FAMILY = Family(
     name="LLaMA-VID",
     config_class=LlamaVidConfig,
-    official=official,
+    official="longvu_model.llamavid.official",
     features=(
         Feature(
             name="eva",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from longvu_model import official
 from longvu_model.config import LongVUConfig
 from longvu_model.tower_pixels import TowerPixels
 from longvu_model.towers import DinoTower, SiglipTower, Tower
@@ -44,7 +43,7 @@ def _siglip_facts(config: LongVUConfig) -> dict[str, Any]:
 FAMILY = Family(
     name="LongVU",
     config_class=LongVUConfig,
-    official=official,
+    official="longvu_model.official",
     features=(
         Feature(
             name="dinov2",

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,7 @@ def load_towers(folder: Path, names: Sequence[str] | None = None) -> TowerBundle
         raise UserError(f"model={folder}: {error}") from None
     if found.is_published(folder):
         try:
-            model = found.official.load(folder)
+            model = import_module(found.official).load(folder)
         except (ValueError, OSError) as error:
             raise UserError(f"model={folder}: {error}") from None
         whole = model.state_dict()

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from longvu_model.tower_pixels import CLIP_MEAN, CLIP_STD
 from longvu_model.towers import Tower
-from longvu_model.videollamb import official
 from longvu_model.videollamb.compression import pool
 from longvu_model.videollamb.config import VideoLLaMBConfig
 from longvu_model.videollamb.tower_pixels import image_pixels, video_pixels
@@ -108,7 +107,7 @@ def _facts(config: VideoLLaMBConfig) -> dict[str, Any]:
 FAMILY = Family(
     name="VideoLLaMB",
     config_class=VideoLLaMBConfig,
-    official=official,
+    official="longvu_model.videollamb.official",
     features=(
         Feature(
             name="languagebind",
