@@ -98,3 +98,30 @@ class Answerer(Protocol):
 
     def close(self) -> None:
         """Free what is held."""
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """How a checkpoint answers.
+
+    Args:
+        folder: of the checkpoint, on every node.
+        overrides: fields of its configuration.
+        store: URI of a feature store; the caller has compared the towers.
+        deadline_s: seconds that decoding a video may take.
+    """
+
+    folder: str
+    device: str
+    dtype: str
+    quantization: Any
+    overrides: dict[str, float]
+    store: str | None
+    mode: str
+    system: str
+    reply_prefix: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    slots: int
+    deadline_s: float

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import storage
+from pipelines.evaluate.answerers import LocalSettings
 from pipelines.evaluate.answers import Answer, AnswerLog
 from pipelines.evaluate.judge import judge_all
 from pipelines.evaluate.outcomes import Outcome, outcome_of, to_judge, with_verdict
@@ -196,8 +197,6 @@ def _assignment(prepared: Prepared, device: str) -> Assignment:
             url=config.endpoint, model=config.model, requests=config.requests, form=config.media_form, **common
         )
     else:
-        from pipelines.evaluate.local_answerer import LocalSettings
-
         answerer = LocalSettings(
             folder=str(prepared.folder.resolve()),
             device=device,

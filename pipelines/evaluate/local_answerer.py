@@ -5,46 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.engine import Engine, EngineConfig, EngineFull, Generation, SamplingParams
-from pipelines.evaluate.answerers import Ask, Refused, Reply, Seen
+from pipelines.evaluate.answerers import Ask, LocalSettings, Refused, Reply, Seen
 from pipelines.evaluate.tasks.media import Shown
 from pipelines.store import FeatureStore, StoreError
 from pipelines.video_models import DecodeLimits, Prompt, PromptTooLong, VideoModel, WatchedMedia, load_video_model
 
 _LONGEST_PAUSE_S = 0.2
-
-
-@dataclass(frozen=True)
-class LocalSettings:
-    """How a checkpoint answers.
-
-    Args:
-        folder: of the checkpoint, on every node.
-        overrides: fields of its configuration.
-        store: URI of a feature store; the caller has compared the towers.
-        deadline_s: seconds that decoding a video may take.
-    """
-
-    folder: str
-    device: str
-    dtype: str
-    quantization: Any
-    overrides: dict[str, float]
-    store: str | None
-    mode: str
-    system: str
-    reply_prefix: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    slots: int
-    deadline_s: float
 
 
 class LocalAnswerer:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from longvu_model.video.errors import Missing, VideoError
 from pipelines.errors import UserError
-from pipelines.evaluate.answerers import Answerer, Ask, Refused, Seen
+from pipelines.evaluate.answerers import Answerer, Ask, LocalSettings, Refused, Seen
 from pipelines.evaluate.answers import Answer, AnswerLog, digest_of
 from pipelines.evaluate.config import MediaConfig
 from pipelines.evaluate.media import FileDigests, check_duration
@@ -26,7 +26,6 @@ from pipelines.evaluate.tasks.media import Shown
 
 if TYPE_CHECKING:
     from pipelines.evaluate.endpoint_answerer import EndpointSettings
-    from pipelines.evaluate.local_answerer import LocalSettings
 
 
 @dataclass(frozen=True)

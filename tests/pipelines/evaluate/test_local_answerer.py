@@ -12,9 +12,9 @@ import torch
 
 from longvu_model.video import FrameSampling
 from pipelines.config import load_config
-from pipelines.evaluate.answerers import Ask, Refused, Reply
+from pipelines.evaluate.answerers import Ask, LocalSettings, Refused, Reply
 from pipelines.evaluate.evaluation import Evaluation, evaluate
-from pipelines.evaluate.local_answerer import LocalAnswerer, LocalSettings, chat_messages
+from pipelines.evaluate.local_answerer import LocalAnswerer, chat_messages
 from pipelines.evaluate.preparation import prepare
 from pipelines.evaluate.tasks.media import Shown
 from pipelines.extract import ExtractConfig

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from longvu_model.video import FrameSampling
-from pipelines.evaluate.answerers import Answerer, Ask, Reply
+from pipelines.evaluate.answerers import Answerer, Ask, LocalSettings, Reply
 from pipelines.evaluate.config import MediaFormConfig, RequestsConfig
 from pipelines.evaluate.endpoint_answerer import EndpointAnswerer, EndpointSettings
-from pipelines.evaluate.local_answerer import LocalAnswerer, LocalSettings
+from pipelines.evaluate.local_answerer import LocalAnswerer
 from pipelines.evaluate.tasks.media import Shown
 from tests.pipelines.serve.endpoint import LiveEndpoint
 
