@@ -1,7 +1,8 @@
 """samples + features -> checkpoints: ``longvu train --config YAML``, or ``python -m jobs.train``.
 
 Run the same command again at any time: it continues at the last checkpoint, with any number of workers.
-Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted itself, 143 asked to stop and saved.
+Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted itself, 143 asked to stop, and saved
+unless it says otherwise.
 
     longvu train    ...          train
     longvu plan     ...          samples, steps and balance; nothing is trained
@@ -22,7 +23,7 @@ from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
 from pipelines import storage
 from pipelines.config import load_config
-from pipelines.errors import TERMINATED_EXIT, run_cli
+from pipelines.errors import TERMINATED_EXIT, UserError, run_cli
 from pipelines.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -63,10 +64,11 @@ def export_main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     parser = _parser("train")
-    parser.add_argument("--in-process", action="store_true", help="train in this process, without Ray")
+    parser.add_argument("--in-process", action="store_true", help="train in this process, the only worker, without Ray")
     options = parser.parse_args(argv)
     config = load_config(TrainConfig, options.config, options.overrides)
     if options.in_process:
+        _check_in_process(config)
         outcome = _train_here(_prepare(config).run)
     else:
         from pipelines.ray_session import starting_ray
@@ -90,6 +92,16 @@ def _train(argv: Sequence[str]) -> int:
 
 
 _TOLD = ("loss", "heldout/loss", "heldout/exact_match", "tokens_per_s", "data_stall_share")
+
+
+def _check_in_process(config: TrainConfig) -> None:
+    if config.engine.kind == "deepspeed":
+        raise UserError("engine.kind=deepspeed needs workers: leave out --in-process, or set engine.kind=torch")
+    if config.workers.gpus:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(f"workers.gpus={config.workers.gpus:g}: torch finds no GPU here")
 
 
 def _train_here(run: Run) -> Outcome:
@@ -136,11 +148,12 @@ def _export(argv: Sequence[str]) -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or prefix of a finished checkpoint")
     parser.add_argument("destination", type=FOLDER, metavar="DESTINATION", help="new local folder")
     parser.add_argument("--layout", choices=("longvu", "published"), default="longvu", help="default: longvu")
+    parser.add_argument("--average", action="store_true", help="the weights' average over steps (stage.ema_decay)")
     options = parser.parse_args(argv)
     quiet_libraries()
     from pipelines.train.export import export
 
-    export(options.checkpoint, options.destination, options.layout)
+    export(options.checkpoint, options.destination, options.layout, average=options.average)
     print(f"{options.destination}: {options.layout} layout")
     return 0
 

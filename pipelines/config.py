@@ -89,7 +89,7 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     """Build a configuration from a YAML file and ``a.b=value`` overrides, the later ones winning.
 
     Override values are read as YAML (``1e-5``, ``true``, ``[a, b]``) except for text fields, which take them as they
-    are.
+    are, but for ``null`` where there may be none.
 
     Raises:
         ConfigError: the file is missing or no YAML mapping, an override is malformed, a key is unknown, or a value
@@ -133,7 +133,7 @@ def _apply(cls: type[Config], values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: an override is key=value, for example {_example(cls)}")
     field = _field_at(cls, names)
     if field is not None and _takes_text(field.annotation):
-        value = text
+        value = None if text == "null" and field.annotation is not str else text
     else:
         try:
             value = yaml.safe_load(text)

@@ -13,11 +13,11 @@ from typing import Any
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.evaluate.answers import digest_of
-from pipelines.evaluate.checkpoints import model_digest
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.questions import Terms, Work, frame_policy, make_work
 from pipelines.evaluate.tasks.base import Row, Task
 from pipelines.evaluate.tasks.registry import task as make_task
+from pipelines.model_digests import model_digest
 from pipelines.store import FeatureStore
 
 # Where no similarity reaches it, every frame is kept.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,10 +42,12 @@ class Progress:
         world_size: workers that wrote it.
         run_id: MLflow's.
         scores: evaluation by cursor, lower is better.
+        heldout: digest of the samples that they are of.
         losses: the losses that the next one is judged by.
         num_refused: batches that were refused so far.
         records: metrics of the steps since the checkpoint before, which MLflow gets when this one counts.
         events: what was out of the ordinary in these steps.
+        held_back: metrics of the last step, whose evaluation is still to come: the run had to stop in a hurry.
     """
 
     cursor: int
@@ -54,10 +57,12 @@ class Progress:
     world_size: int
     run_id: str | None = None
     scores: Mapping[int, float] = field(default_factory=dict)
+    heldout: str | None = None
     losses: Sequence[float] = ()
     num_refused: int = 0
     records: Sequence[tuple[int, Mapping[str, float]]] = ()
     events: Sequence[str] = ()
+    held_back: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,10 @@ class Checkpoint:
             yield Path(folder)
 
 
+class NotFinished(UserError):
+    """A place without a checkpoint that counts."""
+
+
 def checkpoint_uri(root: str, cursor: int, start: str) -> str:
     """The folder of a checkpoint.
 
@@ -124,8 +133,20 @@ def write_shard(uri: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
 
 def write_commit(uri: str, shards: Sequence[Shard], progress: Progress) -> Checkpoint:
-    """Make a checkpoint count; all its shards are in place."""
+    """Make a checkpoint count.
+
+    Raises:
+        StorageError: shards have gone since they were written.
+    """
     checkpoint = Checkpoint(uri, tuple(shards), progress)
+    for shard in shards:
+        place = storage.join(uri, shard.name)
+        try:
+            whole = storage.stat(place).size_bytes == shard.size_bytes
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            raise storage.StorageError(f"{storage.shown(place)} was written and has gone since")
     record = {"format_version": FORMAT_VERSION, "shards": [asdict(shard) for shard in shards], **asdict(progress)}
     storage.write_bytes(storage.join(uri, COMMIT), json.dumps(record, indent=1).encode() + b"\n")
     return checkpoint
@@ -133,7 +154,11 @@ def write_commit(uri: str, shards: Sequence[Shard], progress: Progress) -> Check
 
 def finished(root: str) -> list[Checkpoint]:
     """All finished checkpoints, the newest first."""
-    found = [read_commit(uri) for uri, names in _folders(root).items() if COMMIT in names]
+    found = []
+    for uri, names in _folders(root).items():
+        if COMMIT in names:
+            with contextlib.suppress(NotFinished):  # another process has removed it since
+                found.append(read_commit(uri))
     return sorted(found, key=lambda checkpoint: (checkpoint.cursor, checkpoint.uri), reverse=True)
 
 
@@ -141,12 +166,13 @@ def read_commit(uri: str) -> Checkpoint:
     """A finished checkpoint by its folder.
 
     Raises:
-        UserError: there is none, or of another format.
+        NotFinished: there is none.
+        UserError: it is of another format.
     """
     try:
         record = json.loads(storage.read_bytes(storage.join(uri, COMMIT)))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{storage.shown(uri)}: no finished checkpoint ({COMMIT} is missing)") from None
+        raise NotFinished(f"{storage.shown(uri)}: no finished checkpoint ({COMMIT} is missing)") from None
     if record.pop("format_version") != FORMAT_VERSION:
         raise UserError(f"{storage.shown(uri)}: a checkpoint of another version of this program")
     shards = tuple(Shard(**shard) for shard in record.pop("shards"))
@@ -159,13 +185,19 @@ def remove_superseded(root: str, keep_last: int, keep_best: bool) -> None:
     """Delete finished checkpoints but the last few and the best, the commit of each first."""
     checkpoints = finished(root)
     kept = checkpoints[:keep_last]
-    scores = checkpoints[0].progress.scores if checkpoints else {}
+    newest = checkpoints[0].progress.scores if checkpoints else {}
+    scores = {cursor: score for cursor, score in newest.items() if math.isfinite(score)}
     scored = [checkpoint for checkpoint in checkpoints if checkpoint.cursor in scores]
     if keep_best and scored:
         kept.append(min(scored, key=lambda checkpoint: (scores[checkpoint.cursor], checkpoint.cursor)))
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            _remove(checkpoint.uri, [COMMIT, *(shard.name for shard in checkpoint.shards)])
+            remove(checkpoint)
+
+
+def remove(checkpoint: Checkpoint) -> None:
+    """Delete a finished checkpoint, its commit first."""
+    _remove(checkpoint.uri, [COMMIT, *(shard.name for shard in checkpoint.shards)])
 
 
 def remove_unfinished(root: str) -> None:

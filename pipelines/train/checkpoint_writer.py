@@ -11,11 +11,13 @@ waits as soon as more steps would be at stake.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
-from pipelines.errors import JobStopped
+from pipelines.errors import JobStopped, UserError
 from pipelines.retry import retrying
 from pipelines.train import checkpoint
 from pipelines.train.checkpoint import Checkpoint, Progress, Shard
@@ -32,6 +34,8 @@ class CheckpointWriter:
         newest: the checkpoint that training goes on from, if any.
         settled: called by the first rank's thread with every new checkpoint once it counts; before the next does.
         finish: called by the first rank's thread before a commit; what it returns is committed.
+
+    What goes wrong in a thread is told to all ranks, and all raise :class:`JobStopped`.
     """
 
     def __init__(
@@ -72,20 +76,22 @@ class CheckpointWriter:
 
     @property
     def state(self) -> tuple[float, float]:
-        """What the other ranks must know: whether this rank's shard is written, and the newest cursor that counts."""
+        """What the other ranks must know: whether this rank's shard is written, and the newest cursor that counts;
+        not a number if the first rank could not commit it."""
+        committed = float(self.committed)
         if self._commit is not None and self._commit.done():
-            self._commit.result()
-            self._commit, self.committed = None, self.begun
-        return float(self._shard is not None and self._shard.done()), float(self.committed)
+            committed = math.nan if self._commit.exception() else self.begun
+        return float(self._shard is not None and self._shard.done()), committed
 
-    def advance(self, written: bool, committed: int) -> None:
+    def advance(self, written: bool, committed: float) -> None:
         """Take notice of what the ranks said.
 
         Args:
             written: whether all of them have written their shards.
-            committed: the first rank's newest cursor that counts.
+            committed: the first rank's newest cursor that counts, or not a number.
         """
-        self.committed = committed
+        if math.isnan(committed) or committed > self.committed:
+            self.wait()
         if written and self._shard is not None:
             self._hand_in()
 
@@ -100,30 +106,32 @@ class CheckpointWriter:
         if self._shard is not None:
             self._hand_in()
         if self.begun > self.committed:
-            if self._commit is not None:
-                self._commit.result()
-                self._commit = None
-            self._world.from_first(None)  # the others wait here for the first rank's thread
+            problem = _problem(self._commit)
+            self._commit = None
+            _check(self._world.from_first(problem))  # the others wait here for the first rank's thread
             self.committed = self.begun
         self.stalled_s += time.perf_counter() - began_s
 
     def close(self) -> None:
-        """Wait for the thread; what it could not do after the last commit is raised."""
+        """Wait for the thread.
+
+        Raises:
+            JobStopped: it could not do what follows the last commit.
+        """
         self._thread.shutdown()
-        self._settle()
+        _check(self._unsettled())
 
     def _hand_in(self) -> None:
         """Tell the first rank what was written; its thread commits it.
 
         Raises:
-            JobStopped: a rank could not write its shard; on all ranks.
+            JobStopped: a rank could not write its shard, or the first one not settle the checkpoint before.
         """
         assert self._shard is not None and self._progress is not None
-        problem = self._shard.exception()
-        outcomes = self._world.gather(str(problem) if problem else self._shard.result())
-        problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        if problems:
-            raise JobStopped(f"a checkpoint could not be written: {problems[0]}; the same command continues")
+        problem = _problem(self._shard) or self._unsettled()
+        outcomes = self._world.gather(problem or self._shard.result())
+        for outcome in outcomes:
+            _check(outcome if isinstance(outcome, str) else None)
         progress, uri = self._progress, self.uri
         self._shard = None
 
@@ -131,12 +139,28 @@ class CheckpointWriter:
             return retrying(lambda: checkpoint.write_commit(uri, outcomes, self._finish(progress)))
 
         if self._world.first:
-            self._settle()
             committing = self._commit = self._thread.submit(commit)
-            self._settling = self._thread.submit(lambda: self._settled(committing.result()))
 
-    def _settle(self) -> None:
-        """Find out about a failure in what followed the commit before."""
-        if self._settling is not None:
-            self._settling.result()
-            self._settling = None
+            def settle() -> None:
+                if committing.exception() is None:
+                    self._settled(committing.result())
+
+            self._settling = self._thread.submit(settle)
+
+    def _unsettled(self) -> str | None:
+        """What went wrong after the commit before."""
+        settling, self._settling = self._settling, None
+        return _problem(settling)
+
+
+def _problem(work: Future[Any] | None) -> str | None:
+    """What went wrong in a thread, once it is done; in words, for other ranks."""
+    error = work.exception() if work is not None else None
+    if error is None:
+        return None
+    return str(error) if isinstance(error, UserError | OSError) else repr(error)
+
+
+def _check(problem: str | None) -> None:
+    if problem is not None:
+        raise JobStopped(f"a checkpoint could not be written: {problem}; the same command continues")

@@ -176,12 +176,14 @@ class TrainConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _budget(self) -> Self:
+    def _consistent(self) -> Self:
         if self.token_budget < self.stage.max_sequence_length:
             raise ValueError(
                 f"token_budget={self.token_budget} must be at least stage.max_sequence_length="
                 f"{self.stage.max_sequence_length}: a sample is never split"
             )
+        if self.engine.attention == "flash_attention_2" and not self.workers.gpus:
+            raise ValueError("engine.attention=flash_attention_2 needs a GPU: set workers.gpus=1")
         return self
 
     def plan_settings(self) -> PlanSettings:

@@ -18,6 +18,7 @@ CPU it asks for the accelerator when it is imported.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,11 +93,12 @@ class DeepSpeedEngine(Engine):
         set_learning_rates(self._inner.param_groups, lr_factor)
         if self._replicated:
             norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.stage.clip_norm or float("inf"))
-            self._engine.step()
+            (self._engine.step if norm.isfinite() else self.discard)()
         else:
-            self._engine.step()
+            self._engine.step()  # which leaves out a gradient that is no number
             norm = self._engine.get_global_grad_norm()
-        self._average()
+        if math.isfinite(norm):
+            self._average()
         return float(norm)
 
     def discard(self) -> None:

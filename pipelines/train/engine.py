@@ -104,7 +104,8 @@ class Engine(ABC):
 
     @abstractmethod
     def update(self, lr_factor: float) -> float:
-        """One optimiser step with the gradient so far, at ``lr_factor`` times the peak rates; the gradient's norm."""
+        """One optimiser step with the gradient so far, at ``lr_factor`` times the peak rates; the gradient's norm. A
+        gradient that is no number changes nothing."""
 
     @abstractmethod
     def discard(self) -> None:

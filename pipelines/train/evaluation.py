@@ -6,6 +6,7 @@ gives exactly this answer. Both come out of one forward pass, through any engine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ from longvu_model.config import IGNORE_INDEX
 from pipelines.train.collate import Bin, collate
 from pipelines.train.engine import Engine, SampleLoss, sample_losses
 from pipelines.train.plan import PlanSettings, TrainingPlan
-from pipelines.train.reader import PreparedSample, Reader
+from pipelines.train.prepared import PreparedSample, Unreadable
+from pipelines.train.reader import Reader
 from pipelines.train.world import World
 
 _BATCH_SAMPLES = 64
@@ -27,29 +29,31 @@ class Evaluator:
 
     Args:
         token_budget: tokens of a row.
-        most_samples: samples to look at, in a fixed order; None for all.
     """
 
-    def __init__(self, reader: Reader, engine: Engine, world: World, token_budget: int, most_samples: int | None):
+    def __init__(self, reader: Reader, engine: Engine, world: World, token_budget: int):
         settings = PlanSettings(token_budget, global_batch_samples=_BATCH_SAMPLES, planned_ranks=world.size)
         self._plan = TrainingPlan(reader.manifest.costs, 0, 1, settings)
-        self._reader, self._engine, self._world, self._most = reader, engine, world, most_samples
+        self._reader, self._engine, self._world = reader, engine, world
 
-    def __call__(self) -> dict[str, float]:
-        """``heldout/loss`` per token and ``heldout/exact_match`` per sample; a collective."""
-        loss = targets = right = count = seen = 0.0
+    def __call__(self) -> tuple[dict[str, float], list[Unreadable]]:
+        """``heldout/loss`` per token and ``heldout/exact_match`` per sample, not numbers if there is none; and the
+        samples that this rank could not read, which count in neither. A collective."""
+        loss = targets = right = count = 0.0
+        unreadable: list[Unreadable] = []
         self._engine.model.eval()
         for step in self._reader.steps(self._plan, self._world.rank, self._world.size):
             bins = [collate(members, self._engine.device, self._engine.settings.dtype) for members in step.bins]
             for sample, exact in self._judged(bins):
                 loss, targets = loss + sample.loss_sum, targets + sample.num_targets
                 right, count = right + exact, count + 1
-            seen += len(self._plan[step.cursor].samples)
-            if self._most is not None and seen >= self._most:
-                break
+            unreadable += step.unreadable
         self._engine.model.train()
         loss, targets, right, count = self._world.exchange([loss, targets, right, count]).sum(0).tolist()
-        return {"heldout/loss": loss / max(1, targets), "heldout/exact_match": right / max(1, count)}
+        mean_loss, share = (
+            total / number if number else math.nan for total, number in ((loss, targets), (right, count))
+        )
+        return {"heldout/loss": mean_loss, "heldout/exact_match": share}, unreadable
 
     def _judged(self, bins: Sequence[Bin]) -> list[tuple[SampleLoss, bool]]:
         with guesses(self._engine) as guessed:

@@ -13,6 +13,7 @@ import torch
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.model_digests import model_digest
 from pipelines.provenance import Provenance
 from pipelines.train import engine_state, staging
 from pipelines.train.checkpoint import read_commit
@@ -24,16 +25,18 @@ from pipelines.train.stages import Stage
 Layout = Literal["longvu", "published"]
 
 
-def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
+def export(source: str, destination: Path, layout: Layout = "longvu", *, average: bool = False) -> None:
     """Write a model folder from a checkpoint; frozen weights come from the model that the run started from.
 
     Args:
         source: folder or prefix of a finished checkpoint.
         destination: a local folder that does not exist yet.
         layout: Hugging Face's (``save_pretrained``), or that of the published checkpoints.
+        average: take the average of the weights over steps, which ``stage.ema_decay`` keeps, instead of the last ones.
 
     Raises:
-        UserError: no finished checkpoint, a damaged one, or a destination that exists.
+        UserError: no finished checkpoint, a damaged one, one without the average, a destination that exists, or the
+            model that the run started from is no longer what it was.
     """
     found = read_commit(storage.resolve(source))
     if destination.exists():
@@ -42,15 +45,20 @@ def export(source: str, destination: Path, layout: Layout = "longvu") -> None:
         raise UserError(f"{damage}: the checkpoint cannot be used; export another one of {storage.shown(found.uri)}/..")
     run = json.loads(storage.read_bytes(storage.join(found.uri.rsplit("/", 2)[0], RUN_FILE)))
     config, folder = TrainConfig.model_validate(run["config"]), Path(run["model_folder"])
-    model = staged_model(config, folder)
+    if not folder.is_dir() or model_digest(folder, Path(config.workdir)) != found.progress.model:
+        raise UserError(
+            f"{folder} is no longer the model that {storage.shown(found.uri)} started from and needs for what it did "
+            f"not train: bring that model back"
+        )
+    model = staged_model(config, folder).float()  # as checkpoints are
     with found.local_folder() as shards, torch.no_grad():
-        weights = engine_state.consolidate(shards)
+        weights = engine_state.consolidate(shards, engine_state.AVERAGE if average else engine_state.MASTER)
         for name, parameter in model.named_parameters():
             if name in weights:
                 parameter.copy_(weights.pop(name))
     assert not weights, f"trained parameters that the model does not have: {sorted(weights)}"
     merged = staging.merged_state_dict(model)
-    plain = type(model)(model.config)
+    plain = type(model)(model.config).float()
     plain.load_state_dict(merged)
     plain.generation_config = model.generation_config
     partial = destination.with_name(f"{destination.name}.partial")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +108,13 @@ class Manifest:
         media = tuple(MediaRef(**medium) for medium in row.pop("media"))
         turns = tuple(Turn(role, text) for role, text in json.loads(self.table["turns"][index].as_py()))
         return Sample(**row, media=media, turns=turns)
+
+    def part(self, most: int) -> Manifest:
+        """At most so many of its samples, always the same ones."""
+        if len(self) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(len(self))[:most])
+        return replace(self, table=self.table.take(pa.array(rows)))
 
     def summary(self) -> str:
         """A line per file: rows read and kept, left out by cause, mended by kind."""

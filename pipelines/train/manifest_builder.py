@@ -1,7 +1,8 @@
 """Annotation files -> manifest: every row is read, looked up, appraised, and kept or left out by name.
 
-A manifest's folder is named by a digest of everything that decides its content: files, configuration of the model,
-tokenizer, store and settings. The same call finds it again.
+A manifest's folder is named by a digest of what decides its content: files, configuration of the model, tokenizer,
+store and settings. The same call finds it again; media outside the store are not looked at again, and delete the folder
+to have that done.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from longvu_model.video import FrameSampling
+from pipelines.errors import UserError
 from pipelines.store import FeatureStore
 from pipelines.train.engine import Engine
 from pipelines.train.families import TrainableModel
@@ -39,7 +41,10 @@ def make_materials(run: Run, device: torch.device) -> Materials:
     model = staged_model(config, folder)
     store = FeatureStore.open(config.data.store) if config.data.store else None
     family = open_family(config, folder, model.config, store)
-    manifests = [open_manifest(uri) for uri in (run.manifest, run.heldout) if uri]
+    manifests = [open_manifest(run.manifest)]
+    if run.heldout:
+        heldout, most = open_manifest(run.heldout), config.evaluation.most_samples
+        manifests.append(heldout.part(most) if most else heldout)
     online = None
     if any(manifest.num_online for manifest in manifests):
         watchers = family.watchers(model, folder, config.engine.dtype)
@@ -61,8 +66,16 @@ def make_materials(run: Run, device: torch.device) -> Materials:
 
 
 def make_engine(run: Run, model: TrainableModel, device: torch.device) -> Engine:
-    """The engine that the configuration names."""
+    """The engine that the configuration names.
+
+    Raises:
+        UserError: it needs what is not installed here.
+    """
     settings = run.config.engine
+    if settings.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "engine.attention=flash_attention_2: flash-attn is not installed; pip install flash-attn, or leave it out"
+        )
     if settings.kind == "torch":
         return TorchEngine(model, run.config.stage, settings, device)
     from pipelines.train.deepspeed_engine import DeepSpeedEngine  # its import takes seconds

@@ -20,7 +20,7 @@ from pipelines.train.families.work import RowWork
 from pipelines.train.stages import Stage, part_of
 
 _MOMENT_BYTES = 8  # two float32 averages per trained weight
-_MASTER_BYTES = 4
+_COPY_BYTES = 4  # a float32 weight, or its average over steps
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Memory:
 
     Attributes:
         weights: of all parts, in the precision of training.
-        optimizer: moments, and float32 weights where training is in half precision.
+        optimizer: moments, float32 weights where training is in half precision, and their average if one is kept.
         gradients: of all trained weights, whole while a backward pass runs.
         activations: what the forward pass of one row keeps, inputs included.
         work: the largest passing tensors beside them.
@@ -97,7 +97,8 @@ def step_memory(
         apart = ("towers", "language_model", "head")
         gathered = size * (sum(count for part, count in counts.items() if part not in apart) + 2 * layer)
     weights = size * (towers + (whole - towers) / share[3]) + gathered
-    optimizer = (_MOMENT_BYTES + (_MASTER_BYTES if size < 4 else 0)) * trained / share[1]
+    copies = (size < 4) + (stage.ema_decay is not None)
+    optimizer = (_MOMENT_BYTES + _COPY_BYTES * copies) * trained / share[1]
     gradient_size = 4 if zero or size == 4 else 4 + size  # DeepSpeed accumulates its share in float32
     gradients = gradient_size * trained / share[2]
     if zero == 2 or zero == 3:

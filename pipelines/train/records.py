@@ -55,6 +55,8 @@ class Recorder:
 
     def close(self, error: BaseException | None = None) -> str | None:
         """End the run; returns where it is, None if there was nothing to record."""
+        if error is None and self._again is not None and self._again.progress.records:
+            self._opened()
         if self._tracked is None:
             return None
         self._tracked.__exit__(type(error) if error else None, error, None)

@@ -5,7 +5,6 @@ is written; and what every worker then starts from.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from pipelines import storage
 from pipelines.errors import UserError
+from pipelines.model_digests import model_digest
 from pipelines.store import FeatureStore
 from pipelines.train import checkpoint, staging
 from pipelines.train.annotations import AnnotationFile, annotation_files
@@ -35,7 +35,7 @@ class Run:
     Args:
         config: what was asked for.
         model_folder: checkpoint to start from, ours or the published layout.
-        model_digest: of its configuration and the shapes of its weights.
+        model_digest: of its content.
         manifest: of the samples to learn.
         heldout: of those to evaluate on.
         plan_digest: of the batches.
@@ -58,10 +58,18 @@ class Run:
     def checkpoints(self) -> str:
         return storage.join(self.uri, "checkpoints")
 
-    def write(self) -> None:
-        """Leave beside the checkpoints what they were made with."""
-        record = dataclasses.asdict(self) | {"config": self.config.model_dump(mode="json")}
+    def write(self, start: str) -> None:
+        """Leave beside the checkpoints what they were made with.
+
+        Args:
+            start: name of this start of the job; the one before may write no more.
+        """
+        record = dataclasses.asdict(self) | {"config": self.config.model_dump(mode="json"), "start": start}
         storage.write_bytes(storage.join(self.uri, RUN_FILE), json.dumps(record, indent=1).encode() + b"\n")
+
+    def last_start(self) -> str:
+        """Name of the start that called :meth:`write` last."""
+        return str(json.loads(storage.read_bytes(storage.join(self.uri, RUN_FILE)))["start"])
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def prepare(config: TrainConfig, model_folder: Path) -> Prepared:
     run = Run(
         config=config,
         model_folder=str(model_folder.resolve()),
-        model_digest=model_digest(model_folder),
+        model_digest=model_digest(model_folder, Path(config.workdir)),
         manifest=manifest.uri,
         heldout=heldout.uri if heldout else None,
         plan_digest=plan.digest,
@@ -169,15 +177,6 @@ def staged_model(config: TrainConfig, folder: Path, *, weights: bool = True) -> 
         raise UserError(f"model={folder}: {error}") from None
     staging.apply(model, config.stage)
     return model  # type: ignore[no-any-return]  # of the family's class
-
-
-def model_digest(folder: Path) -> str:
-    """blake2b over a checkpoint's configuration and the names and sizes of its weights, 32 hex digits."""
-    record = json.loads((folder / "config.json").read_text())
-    record.pop("transformers_version", None)
-    sizes = [(path.name, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))]
-    facts = json.dumps([record, sizes], sort_keys=True)
-    return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
 def _located(config: TrainConfig) -> TrainConfig:

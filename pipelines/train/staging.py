@@ -29,7 +29,7 @@ def apply(model: TrainableModel, stage: Stage) -> None:
     if unknown := sorted((set(stage.frozen) | set(stage.part_learning_rates)) - parts):
         raise UserError(f"stage: {', '.join(unknown)}: this model's parts are {', '.join(sorted(parts))}")
     if stage.lora is not None:
-        _add_adapters(model, stage.lora)
+        _add_adapters(model, stage.lora, stage.seed)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         learns = part not in stage.frozen and not (stage.lora is not None and part == "language_model")
@@ -86,7 +86,7 @@ def merged_state_dict(model: TrainableModel) -> dict[str, Tensor]:
     return state
 
 
-def _add_adapters(model: TrainableModel, lora: LoraSettings) -> None:
+def _add_adapters(model: TrainableModel, lora: LoraSettings, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     if any(is_adapter(name) for name, _ in model.named_parameters()):
@@ -99,6 +99,8 @@ def _add_adapters(model: TrainableModel, lora: LoraSettings) -> None:
         target_modules=rf"model\.language_model\.layers\..*\.({names})",
     )
     try:
-        inject_adapter_in_model(settings, model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(settings, model)
     except ValueError as error:
         raise UserError(f"lora.targets={list(lora.targets)}: no such layers in the language model") from error

@@ -60,11 +60,12 @@ class TorchEngine(Engine):
     def update(self, lr_factor: float) -> float:
         self._reduce()
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.stage.clip_norm or float("inf"))
-        set_learning_rates(self.optimizer.param_groups, lr_factor)
-        self.optimizer.step()
+        if norm.isfinite():
+            set_learning_rates(self.optimizer.param_groups, lr_factor)
+            self.optimizer.step()
+            self._copy_masters()
+            self._average()
         self.discard()
-        self._copy_masters()
-        self._average()
         return norm.item()
 
     def discard(self) -> None:

@@ -8,6 +8,7 @@ worker normally and is raised again by the driver: starting such a worker again 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.train.trainer import DriverTrainer
 
 _STOP_WITHIN_S = 120.0
+"""After SIGTERM or Ctrl-C, until a run is given up that has not saved."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,21 @@ def train_on_ray(run: Run) -> Outcome:
     Ray must be running. When this process gets SIGTERM or Ctrl-C, the workers write a checkpoint first.
 
     Raises:
-        UserError: what a worker could not use.
+        UserError: what a worker could not use, or a Ray of our own lacks GPUs.
         JobStopped: training halted, cannot write, or its workers died too often.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from pipelines.train.trainer import DriverTrainer, ListeningConfig, LocalTrainer
 
     workers, workdir = run.config.workers, Path(run.config.workdir).resolve()
-    trainer = (DriverTrainer if "RAY_ADDRESS" in os.environ else LocalTrainer)(
+    ours = "RAY_ADDRESS" not in os.environ
+    if ours and workers.count * workers.gpus > (found := ray.cluster_resources().get("GPU", 0.0)):
+        raise UserError(
+            f"workers.count={workers.count} with workers.gpus={workers.gpus:g} each: this machine has {found:g} GPUs"
+        )
+    trainer = (LocalTrainer if ours else DriverTrainer)(
         train_worker,  # type: ignore[arg-type]  # whose value Ray hands on
         train_loop_config={"run": run},
         torch_config=ListeningConfig(backend="nccl" if workers.gpus else "gloo"),
@@ -95,6 +103,8 @@ def _fit(trainer: DriverTrainer) -> Any:
         late_s = time.monotonic() + _STOP_WITHIN_S
         while not ended.wait(0.5) and time.monotonic() < late_s:
             trainer.on_workers(call_off)  # again and again: workers may just be starting
+        if not ended.is_set():
+            sys.stderr.write(f"the workers saved nothing within {_STOP_WITHIN_S:g} s\n")
         raise
     error = outcome.get("error")
     if isinstance(error, TrainingFailedError):

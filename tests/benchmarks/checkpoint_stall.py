@@ -59,7 +59,7 @@ def _stall(engine: TorchEngine, folder: Path, asynchronous: bool) -> float:
     while writer.committed < writer.begun:
         problem.trajectory(engine, _STEPS_BETWEEN, num_bins=1)
         written, committed = writer.state
-        writer.advance(bool(written), int(committed))
+        writer.advance(bool(written), committed)
     stalled_s = max(stalled_s, writer.stalled_s)
     writer.close()
     return stalled_s

@@ -39,6 +39,8 @@ def test_file_then_overrides(tmp_path: Path) -> None:
 def test_text_fields_take_overrides_as_they_are() -> None:
     config = load_config(Outer, None, ["name=on", "path=123: x"])
     assert (config.name, config.path) == ("on", "123: x")
+    config = load_config(Outer, None, ["name=null", "path=null"])  # only one of them can be without a value
+    assert (config.name, config.path) == ("null", None)
 
 
 def test_frozen() -> None:

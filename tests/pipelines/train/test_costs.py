@@ -156,6 +156,7 @@ def test_operations_of_the_towers_are_counted_too() -> None:
         ((20, 3), {}),
         ((20, 3), {"gradient_checkpointing": True}),
         ((20, 3), {"precision": "bfloat16"}),
+        ((20, 3), {"ema_decay": 0.9}),
         ((45,), {}),
         ((0,) * 30, {}),
     ],
@@ -170,6 +171,7 @@ def test_memory_is_what_a_step_measures(frames: tuple[int, ...], changes: dict[s
     if engine.settings.precision == "bfloat16":
         before += sum(master.nbytes for master in engine.masters.values())
     before += sum(s[key].nbytes for s in engine.optimizer.state.values() for key in ("exp_avg", "exp_avg_sq"))
+    before += sum(average.nbytes for average in engine._averages.values())
     with LiveBytes() as live:
         engine.step([one] * (2 if accumulates else 1), 10)
     measured = before + inputs + live.peak
@@ -206,3 +208,12 @@ def test_zero_stages_divide_what_they_say() -> None:
     peaks = [on(64, zero_stage).peak for zero_stage in (1, 2, 3)]
     assert peaks == sorted(peaks, reverse=True) and peaks[2] < 0.7 * peaks[0]
     assert on(64, 1).optimizer == on(64, 3).optimizer
+
+
+def test_the_average_of_the_weights_takes_a_copy_of_them() -> None:
+    config, settings = PRESETS["longvu_qwen2_7b"](), EngineSettings(kind="deepspeed", zero_stage=3)
+    plain, averaged = (
+        step_memory(config, stages.video_stage(ema_decay=decay), settings, RowWork([8192], 512), workers=8)
+        for decay in (None, 0.999)
+    )
+    assert averaged.optimizer == plain.optimizer * 3 / 2  # two moments and one average

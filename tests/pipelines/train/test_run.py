@@ -62,6 +62,12 @@ TALK = [row(f"What is {number}?", "a number") for number in range(4)]
         (TALK, ("data.annotations=no-such-rows.json",), "no-such-rows.json"),
         (TALK, ("stage.full_grid=5",), "full_grid=5 must divide"),
         (TALK, ("stage.lora.rank=4", "stage.lora.targets=[nothing]"), "lora.targets"),
+        (TALK, ("engine.attention=flash_attention_2",), "needs a GPU: set workers.gpus=1"),
+        (TALK, ("engine.kind=deepspeed",), "leave out --in-process, or set engine.kind=torch"),
+        pytest.param(
+            *(TALK, ("workers.gpus=1",), "workers.gpus=1: torch finds no GPU"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_what_cannot_be_trained(

@@ -165,6 +165,15 @@ def test_adapters_learn_instead_of_the_language_model() -> None:
         )
 
 
+def test_adapters_begin_with_the_stages_seed() -> None:
+    def first(seed: int) -> torch.Tensor:
+        torch.rand(1)  # whatever was drawn before
+        stage = problem.stage(lora=LoraSettings(rank=2), seed=seed)
+        return next(p for name, p in problem.model(stage).named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first(0), first(0)) and not torch.equal(first(0), first(1))
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="nothing is left to train"):
         staging.apply(small_model(), video_stage(frozen=LONGVU_PARTS))

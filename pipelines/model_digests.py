@@ -1,4 +1,4 @@
-"""Which model is evaluated: a digest of its content that a finished run finds without reading gigabytes again."""
+"""Which model a run uses: a digest of its content that the next start finds without reading gigabytes again."""
 
 from __future__ import annotations
 
