@@ -1,8 +1,8 @@
 """samples + features -> checkpoints: ``longvu train --config YAML``, or ``python -m jobs.train``.
 
 Run the same command again at any time: it continues at the last checkpoint, with any number of workers.
-Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted itself, 143 asked to stop, and saved
-unless it says otherwise.
+Exit codes: 0 done, 2 a mistake in the command or its data, 4 training halted itself; 130 Ctrl-C, 143 SIGTERM, and
+saved unless it says otherwise.
 
     longvu train    ...          train
     longvu plan     ...          samples, steps and balance; nothing is trained
@@ -23,7 +23,7 @@ from jobs.settings import SettingsParser
 from jobs.terminal import quiet_libraries
 from pipelines import storage
 from pipelines.config import load_config
-from pipelines.errors import TERMINATED_EXIT, UserError, run_cli
+from pipelines.errors import INTERRUPTED_EXIT, TERMINATED_EXIT, UserError, run_cli
 from pipelines.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def _train(argv: Sequence[str]) -> int:
     if outcome.mlflow:
         print(f"MLflow: {outcome.mlflow}")
     if outcome.notice:
-        return TERMINATED_EXIT
+        from pipelines.train.preemption import interrupted
+
+        return INTERRUPTED_EXIT if interrupted() else TERMINATED_EXIT
     print(f"next: longvu export {outcome.checkpoint} MODEL")
     return 0
 
@@ -114,7 +116,8 @@ def _train_here(run: Run) -> Outcome:
 
     preemption.listen()
     device = torch.device("cuda" if run.config.workers.gpus else "cpu")
-    return train(make_materials(run, device), World(), lambda: "stop" if preemption.asked() else "")
+    with preemption.listening_to_ctrl_c():
+        return train(make_materials(run, device), World(), lambda: "stop" if preemption.asked() else "")
 
 
 def _plan(argv: Sequence[str]) -> int:

@@ -27,6 +27,9 @@ Gains favour colour over light (it varies less within a scene, and more between 
 
 SigLIP gets the same filters, whitened, so that colour and shape within a patch survive for training.
 
+What is computed is computed in float64 and rounded once: in float32 the last bits would depend on the number of
+threads, and with them the digests of towers.
+
 ``tests/benchmarks/similarity.py`` prints what this achieves beside the usual random weights, on the synthetic corpus
 and on any video file.
 """
@@ -138,10 +141,10 @@ def _keep_out_of(tower: DinoTower, content: int) -> None:
 def _write_positions(tower: DinoTower, content: int) -> None:
     """Half a wave over the picture's width and one over its height: near patches have similar ones."""
     side = math.isqrt(tower.position.shape[1] - 1)
-    angle = math.pi / side * (torch.arange(side) + 0.5)
+    angle = math.pi / side * (torch.arange(side, dtype=torch.float64) + 0.5)
     y, x = torch.meshgrid(angle, angle, indexing="ij")
     waves = torch.stack([x.cos(), x.sin(), y.cos(), y.sin()], dim=-1).view(-1, _WAVES)
-    waves = torch.cat([torch.tensor([[1.0, 0.0, 1.0, 0.0]]), waves])
+    waves = torch.cat([waves.new_tensor([[1.0, 0.0, 1.0, 0.0]]), waves])
     tower.position[0, :, content:] = PEDESTAL / math.sqrt(2) * torch.cat([waves, -waves], dim=1)
 
 
@@ -194,8 +197,9 @@ def patch_filters(tower: Tower, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Colour-opponent cosine filters by rising frequency, as many whole orders as ``most`` allows.
 
     Returns:
-        filters (K, 3, p, p) for patches of p pixels; order (K,), the sum of the two spatial frequencies, 0 for the mean
-        over the patch; chroma bool (K,), whether a filter measures colour rather than light. Filter 0 is mean light.
+        filters float64 (K, 3, p, p) for patches of p pixels; order float64 (K,), the sum of the two spatial
+        frequencies, 0 for the mean over the patch; chroma bool (K,), whether a filter measures colour rather than
+        light. Filter 0 is mean light.
 
     Raises:
         ValueError: ``most`` is below 3, so that not even the mean colour fits.
@@ -203,7 +207,7 @@ def patch_filters(tower: Tower, most: int) -> tuple[Tensor, Tensor, Tensor]:
     if most < 3:
         raise ValueError(f"room for {most} patch filters: the mean colour alone needs 3, make the tower wider")
     patch_size = tower.patch.kernel_size[0]
-    pixel = torch.arange(patch_size) + 0.5
+    pixel = torch.arange(patch_size, dtype=torch.float64) + 0.5
     waves = torch.cos(math.pi / patch_size * torch.arange(patch_size)[:, None] * pixel)
     waves = waves / waves.norm(dim=1, keepdim=True)
     pairs = sorted(((v, h) for v in range(patch_size) for h in range(patch_size)), key=lambda pair: (sum(pair), pair))
@@ -212,28 +216,30 @@ def patch_filters(tower: Tower, most: int) -> tuple[Tensor, Tensor, Tensor]:
     filters = torch.stack(
         [torch.einsum("c,i,j->cij", colour, waves[v], waves[h]) for v, h in pairs for colour in colours]
     )
-    order = torch.tensor([float(v + h) for v, h in pairs for _ in colours])
+    order = torch.tensor([float(v + h) for v, h in pairs for _ in colours], dtype=torch.float64)
     chroma = torch.tensor([False, True, True] * len(pairs))
     # A filter answers with the amplitude of its wave, whatever the size of the patch.
     return filters / patch_size, order, chroma
 
 
 def _opponent_colours(mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Orthonormal rows light-dark, red-blue, green-magenta (3, 3) for normalised pixels.
+    """Orthonormal float64 rows light-dark, red-blue, green-magenta (3, 3) for normalised pixels.
 
     Light runs from black to the mean colour. A fixed (1, 1, 1) would not do: ImageNet's mean is warm, and all darkness
     would count as blue.
     """
-    light = functional.normalize(torch.tensor(mean) / torch.tensor(std), dim=0)
-    red_blue = torch.tensor([1.0, 0.0, -1.0])
+    light = functional.normalize(
+        torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64), dim=0
+    )
+    red_blue = light.new_tensor([1.0, 0.0, -1.0])
     red_blue = functional.normalize(red_blue - (red_blue @ light) * light, dim=0)
     return torch.stack([light, red_blue, torch.linalg.cross(red_blue, light)])
 
 
 def _orthonormal_directions(width: int, count: int, generator: torch.Generator) -> Tensor:
-    """Random orthonormal columns (width, count), each of zero mean, which LayerNorm would subtract."""
+    """Random orthonormal float64 columns (width, count), each of zero mean, which LayerNorm would subtract."""
     start = torch.cat([torch.ones(width, 1), torch.randn(width, count, generator=generator)], dim=1)
-    return torch.linalg.qr(start).Q[:, 1:]
+    return torch.linalg.qr(start.double()).Q[:, 1:]
 
 
 def _fill_with_noise(tower: nn.Module, generator: torch.Generator) -> None:

@@ -104,7 +104,7 @@ def label_turns(
         ValueError: unknown style, no turn left, or a tokenizer without the style's markers.
     """
     check_style(style)
-    _check_markers(tokenizer, style)
+    check_markers(tokenizer, style)
     system = Turn("system", SYSTEM_PROMPT)
     body = list(turns)
     if body and body[0].role != "user":
@@ -183,7 +183,12 @@ def _ids_of(tokenizer: PreTrainedTokenizerBase, *tokens: str) -> list[Any]:
     return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
 
 
-def _check_markers(tokenizer: PreTrainedTokenizerBase, style: str) -> None:
+def check_markers(tokenizer: PreTrainedTokenizerBase, style: str) -> None:
+    """Ensure that a tokenizer has the tokens of a chat style.
+
+    Raises:
+        ValueError: it has not.
+    """
     known = tokenizer.get_added_vocab()
     needed = ["<|im_start|>", "<|im_end|>"]
     if style == "llama3":

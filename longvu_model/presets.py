@@ -43,7 +43,7 @@ Stage = Literal["image", "video"]
 TINY_VOCABULARY = 1024
 SEAL = "preset.json"
 # Part of the digest: raise it when the same preset and seed would get other weights.
-_BUILD_VERSION = 2
+_BUILD_VERSION = 3
 
 
 class Preset(Protocol):
@@ -172,8 +172,9 @@ def _build(name: str, stage: Stage) -> Build:
     if name not in builds:
         preset_config(name)
         raise ValueError(
-            f"preset {name!r} is a configuration only, too large to be useful with random weights: load a checkpoint "
-            f"with from_pretrained, or build one of tiny, {', '.join(builds)}"
+            f"preset {name!r} is a configuration only, too large to be useful with random weights: make a checkpoint "
+            f"folder of its parts with `longvu assemble`, download a released one, or build one of tiny, "
+            f"{', '.join(builds)}"
         )
     if stage != "video":
         raise ValueError(f"stage={stage!r}: preset {name!r} is the same for all stages")
@@ -194,8 +195,8 @@ def build_preset(name: str, directory: str | os.PathLike[str], seed: int = 0, st
     """Write a loadable model folder: configuration, weights, tokenizer and processor.
 
     The towers get the structured weights of :mod:`longvu_model.initialization`, everything else the library's usual
-    random ones. The same arguments give the same bytes; a folder that already holds them is left alone, and one that
-    holds another build of a preset is written anew.
+    random ones. The same arguments give the same bytes on machines of one architecture; a folder that already holds
+    them is left alone, and one that holds another build of a preset is written anew.
 
     Returns:
         The folder, for ``from_pretrained`` of the model's and the processor's class.

@@ -29,11 +29,13 @@ DIGEST_BYTES = 32
 def _on_disk(place: Any) -> Any:
     if "://" in str(place):
         raise ValueError("must be a path, the same on every node; a bucket will not do")
+    if place is not None and Path(str(place)).is_file():
+        raise ValueError("is a file; must be a folder, or a path where one can be made")
     return place
 
 
 ON_DISK = BeforeValidator(_on_disk)
-"""For paths of what cannot be in a bucket: ``Annotated[str, ON_DISK]``."""
+"""For folders of what cannot be in a bucket: ``Annotated[str, ON_DISK]``."""
 
 
 class ConfigError(UserError):
@@ -102,8 +104,13 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         return cls.model_validate(values)
     except ValidationError as error:
         problems = _problems(cls, error)
+    words = [override.partition("=")[0] for override in overrides]
     where = f"{path}: " if path is not None else ""
-    raise ConfigError(where + f"\n  {where}".join(problems))
+
+    def overridden(name: str) -> bool:
+        return any(name.startswith(word) or (name and word.startswith(name)) for word in words)
+
+    raise ConfigError("\n  ".join(line if overridden(name) else where + line for name, line in problems.items()))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -193,8 +200,8 @@ def _takes_text(annotation: Any) -> bool:
     return annotation is str
 
 
-def _problems(cls: type[Config], error: ValidationError) -> list[str]:
-    """One line per field; the members of a union complain one by one, about the same value."""
+def _problems(cls: type[Config], error: ValidationError) -> dict[str, str]:
+    """A line for each field, by its name; the members of a union complain one by one, about the same value."""
     lines: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         location = detail["loc"]
@@ -203,7 +210,7 @@ def _problems(cls: type[Config], error: ValidationError) -> list[str]:
         name = ".".join(str(part) for part in location)
         reason = _reason(cls, location, detail)
         lines[name] = f"{lines[name]}; or {reason}" if name in lines else _opening(name, detail) + reason
-    return [line + _hint(cls, name) for name, line in lines.items()]
+    return {name: line + _hint(cls, name) for name, line in lines.items()}
 
 
 def _opening(name: str, detail: ErrorDetails) -> str:
@@ -312,6 +319,8 @@ def reference(cls: type[Config], prefix: str = "") -> Iterator[str]:
     """One line per field for ``--help``: dotted name, default, what it sets."""
     for name, field in cls.model_fields.items():
         sections = list(_models(field.annotation))
+        if sections and field.default is None:
+            yield f"{prefix}{name}=null  {field.description}; {prefix}{name}={{}} for these defaults:"
         if sections:
             yield from reference(sections[0], f"{prefix}{name}.{_item(field)}")
             continue

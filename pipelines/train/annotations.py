@@ -24,6 +24,7 @@ from pipelines.errors import UserError
 
 _CHUNK_CHARS = 1 << 20
 _MAX_ROW_CHARS = 64 << 20
+_LISTED_KEYS = {"json_path", "sampling_strategy"}
 _BLANK = re.compile(r"[ \t\r\n]*")
 _STRATEGY = re.compile(r"all|(?P<which>first|end|random):(?P<amount>\d+(\.\d+)?)(?P<percent>%?)")
 
@@ -80,6 +81,12 @@ def annotation_files(uri: str, media: str) -> list[AnnotationFile]:
         ) from None
     folder = posixpath.dirname(uri)
     uris = [name if "://" in name or name.startswith("/") else storage.join(folder, name) for name in names]
+    for entry in entries:
+        if unknown := sorted(set(entry) - _LISTED_KEYS):
+            raise UserError(
+                f"annotations {storage.shown(uri)}: unknown key {unknown[0]!r} beside json_path={entry['json_path']}; "
+                f"there are {' and '.join(sorted(_LISTED_KEYS))}"
+            )
     missing = [name for name in uris if not storage.exists(storage.resolve(name))]
     if missing:
         raise UserError(f"annotations {storage.shown(uri)}: names {missing[0]}, which is not there")

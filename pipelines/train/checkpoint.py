@@ -167,10 +167,12 @@ def read_commit(uri: str) -> Checkpoint:
 
     Raises:
         NotFinished: there is none.
-        UserError: it is of another format.
+        UserError: it is damaged, or of another format.
     """
     try:
         record = json.loads(storage.read_bytes(storage.join(uri, COMMIT)))
+    except ValueError:
+        raise UserError(f"{storage.shown(uri)}: {COMMIT} is damaged; bring it back, or delete the folder") from None
     except (FileNotFoundError, NotADirectoryError):
         raise NotFinished(f"{storage.shown(uri)}: no finished checkpoint ({COMMIT} is missing)") from None
     if record.pop("format_version") != FORMAT_VERSION:

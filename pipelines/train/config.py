@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from pipelines import storage
 from pipelines.config import ON_DISK, Config, setting
@@ -45,8 +45,21 @@ class DataConfig(Config):
     on_too_long: Literal["error", "quarantine"] = setting("error", about="what to do about a sample beyond the budget")
     ignore_keys: tuple[str, ...] = setting((), about="keys of annotation rows that teach nothing")
     max_quarantined_fraction: float = setting(
-        0.1, about="fraction of unusable rows above which nothing is trained", ge=0, le=1, in_digest=False
+        0.1,
+        about="fraction of unusable rows above which nothing is trained, and of samples that cannot be read any more "
+        "above which training stops",
+        ge=0,
+        le=1,
+        in_digest=False,
     )
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling(cls, text: str) -> str:
+        from longvu_model.video.sampling import FrameSampling
+
+        FrameSampling.parse(text)
+        return text
 
 
 class WorkersConfig(Config):
@@ -162,7 +175,7 @@ class TrainConfig(Config):
     data: DataConfig = setting(about="samples and their media")
     stage: Stage = setting(Stage(), about="what is trained and how fast")
     token_budget: int = setting(8192, about="tokens of a packed row at most", ge=1)
-    planned_ranks: int = setting(1, about="workers whose shares of a batch are to cost the same")
+    planned_ranks: int = setting(1, about="workers whose shares of a batch are to cost the same", ge=1)
     seed: int = setting(0, about="seed of the order of samples", ge=0)
     engine: EngineSettings = setting(EngineSettings(), about="how the optimiser step is computed")
     workers: WorkersConfig = setting(WorkersConfig(), about="processes that train")
@@ -171,7 +184,7 @@ class TrainConfig(Config):
     watch: WatchConfig = setting(
         WatchConfig(), about="what happens when the loss is out of the ordinary", in_digest=False
     )
-    audit: str | None = setting(
+    audit: Annotated[str | None, ON_DISK] = setting(
         None, about="local folder that gets a line per step and worker: samples, loss; null: none", in_digest=False
     )
 

@@ -9,6 +9,7 @@ a share of the GPUs' peak (``utilization``), which is the one figure here that o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,14 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        return self.num_steps * self.step_flops / (self.gpus * self.gpu.peak_flops * self.utilization) / 3600
+        flops_per_s = self.gpus * self.busy * self.gpu.peak_flops * self.utilization
+        return self.num_steps * self.step_flops / flops_per_s / 3600
+
+    @property
+    def busy(self) -> float:
+        """Share of the GPUs that have a row to work on; rows are dealt in rounds."""
+        rows = max(1.0, self.rows_per_step)
+        return rows / (self.gpus * math.ceil(rows / self.gpus))
 
     @property
     def fits(self) -> list[str]:
@@ -107,9 +115,10 @@ class Estimate:
                 f"steps: {steps}; {self.step_flops:.2e} FLOPs each, {self.num_steps * self.step_flops:.2e} in all",
                 f"I/O per step: {_bytes(self.feature_bytes)} of features read, {_bytes(self.traffic_bytes)} sent by "
                 f"each GPU; a checkpoint is {_bytes(self.checkpoint_bytes)}",
-                f"time on {self.gpus} x {self.gpu.name}: {step_s:.2f} s per step, {self.hours:.1f} h, "
-                f"if {self.utilization:.0%} of the peak are reached",
-                f"cost: {self.gpus * self.hours:.0f} GPU hours, {cost:.0f} at {self.price_per_gpu_hour:g} an hour",
+                f"time on {self.gpus} x {self.gpu.name}: {step_s:.2f} s per step, {_hours(self.hours)}, "
+                f"if {self.utilization:.0%} of the peak are reached while there is a row to work on, as there is "
+                f"{self.busy:.0%} of the time",
+                f"cost: {_hours(self.gpus * self.hours)} of a GPU, {cost:.3g} at {self.price_per_gpu_hour:g} an hour",
             ]
         )
 
@@ -234,6 +243,10 @@ def _row(works: Sequence[RowWork], members: Sequence[int]) -> RowWork:
 def _largest(rows: Sequence[RowWork]) -> list[RowWork]:
     """Rows of which one needs the most memory: the longest, that with most cells, that with most targets."""
     return [max(rows, key=key) for key in (lambda r: r.tokens, lambda r: r.cells, lambda r: r.targets)]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
 
 def _bytes(size: float) -> str:

@@ -35,15 +35,20 @@ def export(source: str, destination: Path, layout: Layout = "longvu", *, average
         average: take the average of the weights over steps, which ``stage.ema_decay`` keeps, instead of the last ones.
 
     Raises:
-        UserError: no finished checkpoint, a damaged one, one without the average, a destination that exists, or the
-            model that the run started from is no longer what it was.
+        UserError: no finished checkpoint, a damaged one, one without the average, or one that was copied away from its
+            run; a destination that exists or cannot be made; or the model that the run started from is no longer what
+            it was.
     """
     found = read_commit(storage.resolve(source))
     if destination.exists():
         raise UserError(f"{destination} exists already: give a folder that does not")
     if damage := found.damage():
         raise UserError(f"{damage}: the checkpoint cannot be used; export another one of {storage.shown(found.uri)}/..")
-    run = json.loads(storage.read_bytes(storage.join(found.uri.rsplit("/", 2)[0], RUN_FILE)))
+    place = storage.join(found.uri.rsplit("/", 2)[0], RUN_FILE)
+    try:
+        run = json.loads(storage.read_bytes(place))
+    except FileNotFoundError:
+        raise UserError(f"{storage.shown(place)} is missing: export a checkpoint from where its run wrote it") from None
     config, folder = TrainConfig.model_validate(run["config"]), Path(run["model_folder"])
     if not folder.is_dir() or model_digest(folder, Path(config.workdir)) != found.progress.model:
         raise UserError(
@@ -63,6 +68,10 @@ def export(source: str, destination: Path, layout: Layout = "longvu", *, average
     plain.generation_config = model.generation_config
     partial = destination.with_name(f"{destination.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot be made ({error}); give another folder") from None
     plain.to(dtype=config.engine.dtype)  # type: ignore[call-arg]
     _write(plain, config.stage, folder, partial, layout)
     Provenance(found.uri, found.progress.run_id).write(partial)

@@ -140,12 +140,14 @@ def check_enough(files: Sequence[FileReport], first_left_out: Sequence[Mapping[s
     for report in files:
         causes.update(report.quarantined)
     told = ", ".join(f"{count} {cause}" for cause, count in causes.most_common(_SHOWN_CAUSES))
+    names = files[0].file + (f" and {len(files) - 1} more files" if len(files) > 1 else "") if files else "no file"
+    told = told or "no rows"
     example = "".join(f"; the first: {one['sample_id']}: {one['message']}" for one in first_left_out)
     if not kept:
-        raise UserError(f"an empty split: none of {rows} rows can be learned from ({told or 'no rows'}){example}")
+        raise UserError(f"an empty split: none of {rows} rows of {names} can be learned from ({told}){example}")
     raise UserError(
-        f"{rows - kept} of {rows} rows are left out ({told}), more than max_quarantined_fraction={allowed:g} "
-        f"allows{example}"
+        f"{rows - kept} of {rows} rows of {names} are left out ({told}), more than "
+        f"max_quarantined_fraction={allowed:g} allows{example}"
     )
 
 

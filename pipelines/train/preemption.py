@@ -6,10 +6,13 @@ thread, and Ray Train runs training in another, so :func:`listen` is called on t
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 
 _asked = threading.Event()
+_interrupted = threading.Event()
 _called_off = threading.Event()
 
 
@@ -20,6 +23,27 @@ class Preempted(RuntimeError):
 def listen() -> None:
     """From now on SIGTERM asks this process to stop instead of ending it; on the main thread."""
     signal.signal(signal.SIGTERM, lambda _, __: _asked.set())
+
+
+@contextlib.contextmanager
+def listening_to_ctrl_c() -> Iterator[None]:
+    """The same for the first Ctrl-C in a terminal; the second ends the process."""
+
+    def interrupt(_: int, __: object) -> None:
+        _asked.set()
+        _interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted() -> bool:
+    """Whether it was Ctrl-C that asked this process to stop."""
+    return _interrupted.is_set()
 
 
 def asked() -> bool:

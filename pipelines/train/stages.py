@@ -91,6 +91,7 @@ class Stage(Config):
         None,
         about="LongVU: side of a full-resolution frame in tokens; null: the towers' grid for images, half of it for "
         "video",
+        ge=1,
     )
     low_grid: int | None = setting(
         None, about="LongVU: side of a low-resolution frame in tokens; null: a third of the towers' grid", ge=1
@@ -136,6 +137,8 @@ class Stage(Config):
             raise ValueError(f"part_learning_rates names {both}, which are frozen: remove them from one of the two")
         if any(rate <= 0 for rate in self.part_learning_rates.values()):
             raise ValueError(f"part_learning_rates={self.part_learning_rates}: must be > 0; freeze a part with frozen")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)}: each must be >= 0 and < 1")
         if self.lora is not None and "language_model" in self.part_learning_rates:
             raise ValueError("part_learning_rates.language_model has no effect with lora: set lora.learning_rate")
         if (self.global_batch_samples is None) == (self.global_batch_tokens is None):

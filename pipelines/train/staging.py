@@ -7,6 +7,7 @@ adapters, then ``requires_grad`` of every parameter.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -87,6 +88,8 @@ def merged_state_dict(model: TrainableModel) -> dict[str, Tensor]:
 
 
 def _add_adapters(model: TrainableModel, lora: LoraSettings, seed: int) -> None:
+    # which peft imports, and which reports kernels that it lacks here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import LoraConfig, inject_adapter_in_model
 
     if any(is_adapter(name) for name, _ in model.named_parameters()):

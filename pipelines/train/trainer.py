@@ -53,12 +53,15 @@ class DriverTrainer(TorchTrainer):
 
     _controller: _Controller | None = None
 
-    def on_workers(self, function: Callable[[], None]) -> None:
-        """Run a function on the main thread of every worker there is, and wait for none of them."""
+    def on_workers(self, function: Callable[[], None]) -> int:
+        """Run a function on the main thread of every worker there is, and wait for none of them; how many there are."""
         group = self._controller and self._controller.get_worker_group()
+        workers = []
         with contextlib.suppress(ValueError):  # it has just ended, or not yet begun
-            for worker in group.get_workers() if group else []:
+            workers = group.get_workers() if group else []
+            for worker in workers:
                 worker.execute_async(function)
+        return len(workers)
 
     def _create_default_callbacks(self) -> list[Any]:
         not_needed = (DatasetsCallback, PlacementGroupCleanerCallback)

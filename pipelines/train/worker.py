@@ -7,6 +7,7 @@ worker normally and is raised again by the driver: starting such a worker again 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _STOP_WITHIN_S = 120.0
 """After SIGTERM or Ctrl-C, until a run is given up that has not saved."""
+_PLACED_WITHIN_S = 5.0
+"""The same if there is no worker that could save."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,14 @@ def _fit(trainer: DriverTrainer) -> Any:
             pass
     except BaseException:
         late_s = time.monotonic() + _STOP_WITHIN_S
+        alone_s = time.monotonic() + _PLACED_WITHIN_S
         while not ended.wait(0.5) and time.monotonic() < late_s:
-            trainer.on_workers(call_off)  # again and again: workers may just be starting
+            if trainer.on_workers(call_off):  # again and again: they may just be starting
+                alone_s = math.inf
+            elif time.monotonic() > alone_s:
+                break
         if not ended.is_set():
-            sys.stderr.write(f"the workers saved nothing within {_STOP_WITHIN_S:g} s\n")
+            sys.stderr.write("no worker has saved anything since\n")
         raise
     error = outcome.get("error")
     if isinstance(error, TrainingFailedError):

@@ -87,6 +87,16 @@ def test_workers_that_leave_and_come_back_learn_the_same(tmp_path: Path) -> None
         assert found.losses[step] == [pytest.approx(loss, rel=2e-6 if step <= alone else 1e-4)], step
 
 
+def test_ctrl_c_saves_without_ray_too(tmp_path: Path) -> None:
+    config, audit = write_problem(tmp_path, SAMPLES, 1), tmp_path / "audit"
+    with start(config, "--in-process", "checkpoint.every_steps=1000") as job:
+        assert job.wait_until(lambda: newest_cursor(audit) >= 3), job.stderr
+        job.driver.send_signal(signal.SIGINT)
+        assert job.wait() == 130, job.stderr
+    newest = max(tmp_path.glob("train/*/checkpoints/*/commit.json"))
+    assert json.loads(newest.read_text())["cursor"] == newest_cursor(audit) + 1
+
+
 def stop(job: Job, audit: Path, cursor: int) -> int:
     """Terminate a job once it has come to a step; how many it has done, which its newest checkpoint holds."""
     assert job.wait_until(lambda: newest_cursor(audit) >= cursor, 150), job.stderr

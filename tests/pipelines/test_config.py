@@ -105,6 +105,16 @@ def test_file_errors_name_the_file(tmp_path: Path, content: str | None, expected
     assert str(file) in str(caught.value)
 
 
+def test_the_file_is_not_blamed_for_words_of_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("threshold: 7\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, file, ["inner.rate=x", "nane=b"])
+    by_field = {line.partition(str(file))[1]: line for line in str(caught.value).splitlines()}
+    assert "threshold=7" in by_field[str(file)] and len(str(caught.value).splitlines()) == 3
+    assert sum(str(file) in line for line in str(caught.value).splitlines()) == 1
+
+
 def test_digest_covers_what_decides_the_result() -> None:
     digest = Outer().digest()
     assert len(digest) == 64 and Outer().digest12 == digest[:12]

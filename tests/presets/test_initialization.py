@@ -135,7 +135,7 @@ def test_filters_are_whole_orders_and_blind_to_darkness() -> None:
     filters, order, chroma = patch_filters(tower, most=61)
     assert filters.shape == (45, 3, 8, 8)
     assert order.max() == 4
-    black = -torch.tensor(tower.image_mean) / torch.tensor(tower.image_std)
+    black = -(torch.tensor(tower.image_mean) / torch.tensor(tower.image_std)).double()
     response = torch.einsum("kcij,c->k", filters, black)
     assert float(response[0]) < -2
     assert float(response[1:].abs().max()) < 1e-5

@@ -106,6 +106,17 @@ def test_same_arguments_same_bytes_another_seed_other_weights(folder: Path, tmp_
     assert weights[0] == weights[1] != weights[2]
 
 
+def test_the_number_of_threads_changes_no_bytes(folder: Path, tmp_path: Path) -> None:
+    """Or a store made on one machine would not fit the same preset on another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 if before == 1 else 1)
+    try:
+        again = build_preset("tiny", tmp_path / "again")
+    finally:
+        torch.set_num_threads(before)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
 def test_building_leaves_the_random_state_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

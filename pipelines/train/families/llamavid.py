@@ -81,6 +81,8 @@ class LlamaVidFamily(FeatureFamily):
         """Lengths, with positions stretched where the model was made for fewer."""
         if stage.name not in STAGES:
             raise UserError(f"stage.name={stage.name}: LLaMA-VID has the stages {', '.join(STAGES)}")
+        if stage.per_scene_loss:
+            raise UserError("stage.per_scene_loss=true: LLaMA-VID has no scenes; set it to false")
         config.max_sequence_length = stage.max_sequence_length
         config.text_config = extend_positions(config.text_config, stage.max_sequence_length, config.rules)
 

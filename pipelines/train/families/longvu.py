@@ -16,7 +16,7 @@ from torch import nn
 from longvu_model.aggregator import KeyValue
 from longvu_model.config import LongVUConfig
 from longvu_model.image_processing import tower_pixels
-from longvu_model.labels import label_turns
+from longvu_model.labels import check_markers, label_turns
 from longvu_model.modeling import LongVUForConditionalGeneration
 from longvu_model.processing import LongVUProcessor
 from longvu_model.sight import Media
@@ -48,6 +48,8 @@ class LongVUFamily(Family[KeptFrames]):
     def configure(config: LongVUConfig, stage: Stage) -> None:
         if stage.name not in ("image", "video"):
             raise UserError(f"stage.name={stage.name}: LongVU has the stages image and video")
+        if stage.per_scene_loss:
+            raise UserError("stage.per_scene_loss=true: LongVU has no scenes; set it to false")
 
     @staticmethod
     def prepare(model: LongVUForConditionalGeneration, stage: Stage) -> None:
@@ -57,6 +59,10 @@ class LongVUFamily(Family[KeptFrames]):
         low_grid = stage.low_grid or config.token_grid // 3
         if config.token_grid % full_grid:
             raise UserError(f"full_grid={full_grid} must divide the towers' grid of {config.token_grid} tokens a side")
+        if low_grid > config.token_grid:
+            raise UserError(
+                f"low_grid={low_grid}: the towers' grid has {config.token_grid} tokens a side; set it lower"
+            )
         if len(config.query_grids) > 1:
             raise UserError(
                 f"query_grids={config.query_grids}: stages of models with several query grids are not defined"
@@ -78,6 +84,10 @@ class LongVUFamily(Family[KeptFrames]):
                 "semantics='published': its samples cost what their neighbours in a padded batch make of them, so they "
                 "cannot be planned or packed; train with semantics='corrected'"
             )
+        try:
+            check_markers(self.tokenizer, str(self.config.prompt_style))
+        except ValueError as error:
+            raise UserError(f"{error}; give a model with the tokenizer that it was made for") from None
         if self.config.max_sequence_length is None:
             raise UserError("max_sequence_length is not set: media need a token budget; set it, for example to 8192")
         if store is not None and "siglip" not in {spec.name for spec in store.manifest.features}:

@@ -112,6 +112,10 @@ def test_a_yaml_list_names_files_beside_it(tmp_path: Path) -> None:
         ("datasets: [{path: a.json}]", "must be YAML with datasets"),
         ("datasets: [", "must be YAML with datasets"),
         ("datasets: [{json_path: gone.json}]", "names .*gone.json, which is not there"),
+        (
+            "datasets: [{json_path: a.json, sampling_stratgy: all}]",
+            "unknown key 'sampling_stratgy' .* sampling_strategy",
+        ),
         ("datasets: [{json_path: a.json, sampling_strategy: some}]", "sampling_strategy 'some': use all, first:N"),
         ("datasets: [{json_path: a.json, sampling_strategy: 'first:1.5'}]", "sampling_strategy 'first:1.5'"),
     ],

@@ -62,6 +62,13 @@ TALK = [row(f"What is {number}?", "a number") for number in range(4)]
         (TALK, ("data.annotations=no-such-rows.json",), "no-such-rows.json"),
         (TALK, ("stage.full_grid=5",), "full_grid=5 must divide"),
         (TALK, ("stage.lora.rank=4", "stage.lora.targets=[nothing]"), "lora.targets"),
+        (TALK, ("stage.lora={}", "audit=" + __file__), "is a file; must be a folder"),
+        (TALK, ("data.sampling=fps:0",), "data.sampling=fps:0: "),
+        (TALK, ("stage.betas=[2,3]",), "betas=[2.0, 3.0]: each must be >= 0 and < 1"),
+        (TALK, ("stage.full_grid=-6",), "stage.full_grid=-6: must be greater than or equal to 1"),
+        (TALK, ("stage.low_grid=100",), "low_grid=100: the towers' grid has 12"),
+        (TALK, ("stage.per_scene_loss=true",), "LongVU has no scenes"),
+        (TALK, ("planned_ranks=0",), "planned_ranks=0"),
         (TALK, ("engine.attention=flash_attention_2",), "needs a GPU: set workers.gpus=1"),
         (TALK, ("engine.kind=deepspeed",), "leave out --in-process, or set engine.kind=torch"),
         pytest.param(

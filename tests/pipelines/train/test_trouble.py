@@ -361,6 +361,22 @@ def test_an_average_that_was_not_kept_cannot_be_exported(settings: TrainConfig, 
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_exported_is_told_in_a_line(settings: TrainConfig, model: Path, tmp_path: Path) -> None:
+    done = run_here(settings, model, stop_at=1)
+    found = storage.local_path(done.checkpoint)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/out: cannot be made"):
+        export(done.checkpoint, tmp_path / "file" / "out")
+    shutil.copytree(found, tmp_path / "apart" / "checkpoints" / found.name)
+    with pytest.raises(UserError, match=r"apart/run.json is missing: export a checkpoint from where its run wrote it"):
+        export(str(tmp_path / "apart" / "checkpoints" / found.name), tmp_path / "out")
+    commit = found / checkpoint.COMMIT
+    commit.write_text(commit.read_text()[:-40])
+    with pytest.raises(UserError, match="commit.json is damaged; bring it back, or delete the folder"):
+        export(done.checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_notice_in_the_last_step_changes_nothing(settings: TrainConfig, model: Path) -> None:
     outcome = train(begin(settings, model), World(), stop_after(STEPS))
     assert outcome.cursor == STEPS and math.isfinite(outcome.metrics["heldout/loss"])
