@@ -372,7 +372,7 @@ def test_what_cannot_be_exported_is_told_in_a_line(settings: TrainConfig, model:
         export(str(tmp_path / "apart" / "checkpoints" / found.name), tmp_path / "out")
     commit = found / checkpoint.COMMIT
     commit.write_text(commit.read_text()[:-40])
-    with pytest.raises(UserError, match="commit.json is damaged; bring it back, or delete the folder"):
+    with pytest.raises(UserError, match=r"commit.json is damaged; bring it back, or delete the folder"):
         export(done.checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
