@@ -8,6 +8,8 @@ docs/benchmarks.md; GPUs are counted as operations over ``UTILIZATION`` of their
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from longvu_model.presets import PRESETS
@@ -73,9 +75,11 @@ def _training() -> list[str]:
         frames = 1 if stage == "image" else SECONDS
         visual = 576 if stage == "image" else settings.token_budget - 256
         row = family_of(model).row_work(model, 256, visual, 64, frames, 0)
-        per_row = settings.token_budget // row.tokens
         batch = settings.stage.global_batch_samples
         assert batch is not None
+        # a batch is spread over as few rows as it needs, in whole rounds of ranks
+        round_samples = settings.planned_ranks * (settings.token_budget // row.tokens)
+        per_row = batch // (settings.planned_ranks * math.ceil(batch / round_samples))
         rows = [row] * per_row
         packed = sum(rows[1:], rows[0])
         found = estimate_rows(

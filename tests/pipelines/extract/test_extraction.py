@@ -154,7 +154,7 @@ def test_shipped_settings_load(path: Path, tmp_path: Path, capsys: pytest.Captur
         (["sampling=fps:0"], "fps=0.0 must be a number above 0"),
         (["store=gs://bucket"], "scheme 'gs' is not supported"),
         (["model=nowhere"], "model=nowhere: neither a checkpoint folder"),
-        (["model=longvu_qwen2_7b"], "load a checkpoint"),
+        (["model=longvu_qwen2_7b"], "download a released one"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["workdir=/dev/null/x"], "workdir=/dev/null/x: cannot be made (Not a directory)"),
     ],
