@@ -17,9 +17,15 @@ from unittest import mock
 
 from pipelines.errors import UserError
 
-SKIP_PRELOAD = "LONGVU_SKIP_PRELOAD"
-"""Set in the environment of actors that need nothing of what is preloaded."""
-
+_RAY_SETTINGS = {
+    # When Ray's control process dies, its driver exits with code 1: after this time, not after a minute.
+    "gcs_rpc_server_reconnect_timeout_s": "10",
+    # Workers whose driver was killed go on until they look.
+    "raylet_death_check_interval_milliseconds": "200",
+    # A node that is quicker than its object store tries again after a tenth of a second, not after a whole one.
+    "raylet_client_connect_timeout_milliseconds": "100",
+    "raylet_client_num_connect_attempts": "100",
+}
 _PRELOADED = "longvu/preloaded/"
 _PRELOADED_WITHIN_S = 30.0
 
@@ -71,6 +77,7 @@ def _joined(started: Future[None]) -> None:
 def _start(num_cpus: float, preload: str, processes: int) -> None:
     import ray
     from ray._private import parameter
+    from ray._private.node import Node
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address := os.environ.get("RAY_ADDRESS"):
@@ -79,8 +86,8 @@ def _start(num_cpus: float, preload: str, processes: int) -> None:
         except ConnectionError as error:
             raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one") from None
         return
-    # When Ray's control process dies, its driver exits with code 1: after this time, not after a minute.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(f"RAY_{name}", value)
     if preload:
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         os.environ |= {
@@ -89,9 +96,9 @@ def _start(num_cpus: float, preload: str, processes: int) -> None:
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),  # Ray adds the driver's folder later
         }
     # Ray's agent has a port of its own. While another Ray holds it, one just killed for instance, it tries for 3 s.
-    # The monitor is an autoscaler, and there is nothing to scale.
+    # The monitor is an autoscaler, and there is nothing to scale. Without a dashboard its process counts usage only.
     settings = partial(parameter.RayParams, dashboard_agent_listen_port=0, no_monitor=True)
-    with mock.patch.object(parameter, "RayParams", settings):
+    with mock.patch.object(parameter, "RayParams", settings), mock.patch.object(Node, "start_api_server"):
         ray.init(
             address="local",
             num_cpus=max(math.ceil(num_cpus), os.cpu_count() or 1),

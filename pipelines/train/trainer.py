@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.runtime_env import RuntimeEnv
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -24,8 +23,6 @@ from ray.train.v2._internal.execution.controller.controller import TrainControll
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.result import Result
-
-from pipelines.ray_session import SKIP_PRELOAD
 
 _LOOK_EVERY_S = 0.5
 
@@ -82,13 +79,13 @@ class DriverTrainer(TorchTrainer):
 
 class LocalTrainer(DriverTrainer):
     """The same on a Ray of our own: one machine, which nobody adds to and nobody takes away, where processes wait that
-    have imported what workers need. Ray has an actor of its own in each group, which needs none of it and gets an
-    environment, and with it another process.
+    have imported what workers need. Ray has an actor of its own in each group, for ``ray.train.report``, which is not
+    called here: it asks for a place that does not exist, so that no process starts for it.
     """
 
     def _make_controller(self, **arguments: Any) -> _Controller:
         options = SynchronizationActor._default_options  # type: ignore[attr-defined]  # an actor class
-        options["runtime_env"] = RuntimeEnv(env_vars={SKIP_PRELOAD: "1"})
+        options["resources"] = {"nowhere": 1}
         return _LocalController(**arguments | {"scaling_policy": _AsIs(arguments["scaling_policy"].scaling_config)})
 
 
