@@ -44,6 +44,7 @@ class Progress:
         scores: evaluation by cursor, lower is better.
         heldout: digest of the samples that they are of.
         losses: the losses that the next one is judged by.
+        sound: the newest cursor whose weights gave a loss that was in order; None: the one before this.
         num_refused: batches that were refused so far.
         records: metrics of the steps since the checkpoint before, which MLflow gets when this one counts.
         events: what was out of the ordinary in these steps.
@@ -59,6 +60,7 @@ class Progress:
     scores: Mapping[int, float] = field(default_factory=dict)
     heldout: str | None = None
     losses: Sequence[float] = ()
+    sound: int | None = None
     num_refused: int = 0
     records: Sequence[tuple[int, Mapping[str, float]]] = ()
     events: Sequence[str] = ()

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pipelines.errors import JobStopped, UserError
@@ -111,6 +112,22 @@ class CheckpointWriter:
             _check(self._world.from_first(problem))  # the others wait here for the first rank's thread
             self.committed = self.begun
         self.stalled_s += time.perf_counter() - began_s
+
+    def go_back(self, cursor: int, kept: int) -> Checkpoint:
+        """The newest checkpoint up to a cursor, or else the oldest of the last few; it becomes the newest.
+
+        Args:
+            kept: how many the last few are.
+        """
+        self.wait()
+        _check(self._world.from_first(self._unsettled()))
+        found = self._world.from_first(checkpoint.finished(self._root)[:kept] if self._world.first else None)
+        chosen: Checkpoint = next((one for one in found if one.cursor <= cursor), found[-1])
+        if self._world.first:
+            for newer in found[: found.index(chosen)]:
+                retrying(partial(checkpoint.remove, newer))
+        self.committed, self.begun, self.uri = chosen.cursor, chosen.cursor, chosen.uri
+        return chosen
 
     def close(self) -> None:
         """Wait for the thread.

@@ -153,7 +153,10 @@ class WatchConfig(Config):
     """What happens when the loss is not a number, or spikes."""
 
     non_finite: Policy = setting("halt", about="what to do about a loss or gradient that is not a number")
-    spike: Policy = setting("rewind", about="what to do about a loss far above those before it")
+    spike: Policy = setting(
+        "rewind",
+        about="what to do about a loss far above those before it; rewind wants checkpoint.keep_last of 2 or more",
+    )
     threshold: float = setting(10.0, about="standard deviations above the median from which a loss is a spike", gt=0)
     least_rise: float = setting(1.0, about="nats above the median under which no loss is a spike", ge=0)
     window: int = setting(100, about="losses that the next one is compared with", ge=8)

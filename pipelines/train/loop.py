@@ -3,8 +3,8 @@
 Every worker runs this file; without Ray, one process does, and computes the same. Global batches come from the plan in
 order. What is decided about a step (is its loss sound, should a checkpoint begin, does somebody have to stop) is
 decided from values that all workers have exchanged, so all decide alike; and it depends on the cursor and the
-checkpoint alone, so a run that is killed and continued is the same run. One thing is not: a rewind goes back to the
-newest checkpoint, which may be one that was written because somebody asked the run to stop, or by the clock.
+checkpoint alone, so a run that is killed and continued is the same run. One thing is not: the checkpoint that a rewind
+goes back to may be one that was written because somebody asked the run to stop, or by the clock.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Trainer:
         newest = self._resume()
         self._sentinel = Sentinel(self._config.watch, self._progress.losses)
         self._refused = self._progress.num_refused
+        self._sound = self._progress.cursor - 1 if self._progress.sound is None else self._progress.sound
         self._scores = dict(self._progress.scores)
         self._records: list[tuple[int, dict[str, float]]] = []
         self._events: list[str] = []
@@ -182,6 +183,8 @@ class Trainer:
         self._audit.add(step.cursor, step.epoch, loss, indices, learned=event is None)
         if event is not None:
             self._refuse(event, samples)
+        elif targets:
+            self._sound = step.cursor
         flops = sum(self._plan[step.cursor].flops)
         metrics = {"loss": loss, "lr": self._config.stage.learning_rate * lr_factor, "targets": float(targets)}
         metrics |= {"grad_norm": grad_norm, "refused": float(event is not None)}
@@ -238,8 +241,14 @@ class Trainer:
                 f"samples, or continue with {way}"
             )
         if event.policy == "rewind":
-            self._writer.wait()
-            self._load(checkpoint.read_commit(self._writer.uri))
+            self._rewind()
+
+    def _rewind(self) -> None:
+        """Go back to the newest checkpoint whose weights have given a loss in order. One that was written between the
+        update that spoiled the weights and the loss that shows it has not; nor has one that led here at once."""
+        found = self._writer.go_back(self._sound, self._config.checkpoint.keep_last)
+        self._load(found)
+        self._sound = min(self._sound, found.cursor - 1)
 
     def _note_unreadable(self, unreadable: Sequence[Unreadable], when: str) -> bool:
         """Name the samples that ranks could not read; whether there are any. A collective."""
@@ -269,6 +278,7 @@ class Trainer:
             world_size=self._world.size,
             scores=dict(self._scores),
             losses=tuple(self._sentinel.losses),
+            sound=self._sound,
             records=tuple(self._records),
             events=tuple(self._events),
             num_refused=self._refused,

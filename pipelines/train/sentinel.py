@@ -8,7 +8,8 @@ among those before.
 
 * ``skip``: the batch changes nothing, training goes on behind it.
 * ``rewind``: a loss that rises may come from what was learned before it; the weights go back to the last checkpoint
-  and training goes on behind the batch. What lies between the two is not learned in this run.
+  that gave a loss in order, and training goes on behind the batch. What lies between the two is not learned in this
+  run. If the next loss is no better, they go back further, as far as ``checkpoint.keep_last`` reaches.
 * ``halt``: the run ends and says what it saw.
 """
 

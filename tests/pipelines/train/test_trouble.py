@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -27,9 +28,11 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.engine_state import CheckpointMismatch
 from pipelines.train.export import export
 from pipelines.train.loop import train
+from pipelines.train.materials import Materials
 from pipelines.train.records import Recorder
 from pipelines.train.run import Run, prepare
 from pipelines.train.stages import LoraSettings
+from pipelines.train.torch_engine import TorchEngine
 from pipelines.train.world import World
 from tests.pipelines.train import problem
 from tests.pipelines.train.conftest import Library, row
@@ -277,6 +280,50 @@ def test_who_has_to_go_saves_first_and_the_next_start_evaluates(settings: TrainC
     (recorded,) = client.search_runs(["1"])
     for name, steps in (("loss", range(1, STEPS + 1)), ("heldout/loss", (10, 20, STEPS))):
         assert [metric.step for metric in client.get_metric_history(recorded.info.run_id, name)] == list(steps)
+
+
+def spoiling(materials: Materials, step: int) -> Materials:
+    """The same with an engine whose update of one step ruins the weights."""
+    engine, updates = materials.engine, itertools.count()
+    assert isinstance(engine, TorchEngine)
+    update = engine.update
+
+    def spoil(lr_factor: float) -> float:
+        norm = update(lr_factor)
+        if next(updates) == step:
+            for weight in engine.masters.values():
+                weight.data.neg_()
+        return norm
+
+    engine.update = spoil  # type: ignore[method-assign]
+    return materials
+
+
+def test_a_rewind_passes_over_a_checkpoint_of_spoiled_weights(
+    settings: TrainConfig, library: Library, model: Path, tmp_path: Path
+) -> None:
+    """One is written after the update that ruined them and before the loss that shows it; interrupted there or not."""
+    found = {}
+    for stop_at in (None, 12):
+        chosen = make_config(
+            tmp_path / str(stop_at),
+            library.media,
+            library.stored.uri,
+            stage=settings.stage.changed(learning_rate=5e-3),
+            watch={"warmup": 8, "window": 8, "threshold": 3},
+            checkpoint={"every_steps": 4},
+        )
+        begun = spoiling(begin(chosen, model), 11)
+        train(begun, World(), stop_after(stop_at))
+        if stop_at is not None:
+            assert checkpoint.finished(begun.run.checkpoints)[0].cursor == stop_at
+            run_here(chosen, model)
+        found[stop_at] = account(begun.run)
+        (newest, *_) = checkpoint.finished(begun.run.checkpoints)
+        assert newest.cursor == STEPS and newest.progress.num_refused == 1
+    whole, interrupted = found[None], found[12]
+    assert all(torch.equal(whole.weights[name], interrupted.weights[name]) for name in whole.weights)
+    assert whole.losses == interrupted.losses and max(whole.losses[STEPS]) < whole.losses[13][0] - 1
 
 
 def test_a_gradient_that_is_no_number_changes_nothing(
